@@ -1,0 +1,22 @@
+"""What every test stands on: the project root, to import `wan_core` from.
+
+ComfyUI is never imported here: the tests in tests/comfyui start it as a server with its own Python.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# Also for `python -m pytest tests/some/test_file.py` from anywhere, and for subprocesses through `root`.
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The folder of the project: what a user clones."""
+    return ROOT

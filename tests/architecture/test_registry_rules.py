@@ -15,7 +15,7 @@ IN_PYTHON = (
     r"\bos\.environ\b",
     r"\bos\.getenv\b",
     r"\bpickle\b",
-    r"\beval\(",
+    r"(?<!\.)\beval\(",
     r"(?<!\.)\bexec\(",
     r"\bexec_module\b",
     r"\brequests\.",

@@ -4,8 +4,8 @@ One class serves the text-to-video (16 channels in), image-to-video (36 in, join
 text-and-image (48 in and out, a timestep per token) networks. State-dict keys are the released ones
 (wan/modules/model.py).
 
-Precision, as released: linears and attention run in `compute_dtype`; the time embedding, the modulation, every
-norm, the residual stream and the head are float32; the time sinusoid and the rotary angles are float64. The
+Precision, as released: linears and attention run in `compute_dtype`; the time embedding, the modulation, the
+norms, the residual stream and the head are float32; the time sinusoid and the rotary angles are float64. The
 patch embedding is float32 too: it is a thousandth of the work and the start of the residual stream.
 """
 
@@ -100,14 +100,16 @@ class WanTransformer(nn.Module):
             latent: (B, Cin, F, H, W), H and W even
             timestep: (B,), or (B, tokens) with tokens in the order f, h, w; 0..1000
             context: (B, L, text_dim) text states, L <= text_len
-            context_lengths: (B,) real rows of each sample, default L. All further rows up to text_len count as
-                the zero rows that the released model pads with and attends to.
+            context_lengths: (B,) real rows of each sample, default L; further rows up to text_len count as the
+                zero rows that the released model pads with and attends to
+
+            Timesteps and lengths are best kept on the CPU: on a GPU each is waited for.
 
         Returns: (B, Cout, F, H, W) float32. Raises WanError on shapes that do not fit.
         """
         grid = self._check(latent, timestep, context)
         x = self.patch_embedding(latent.float()).flatten(2).transpose(1, 2).contiguous()  # (B, tokens, D)
-        time, time_index = self._embed_time(timestep)
+        time, time_index = self._embed_time(timestep.cpu(), x.device)
         text, text_bias = self._embed_text(context, context_lengths)
         conditions = Conditions(
             time=self.time_projection(time).unflatten(1, (6, -1)),
@@ -152,12 +154,13 @@ class WanTransformer(nn.Module):
             )
         return frames, height, width
 
-    def _embed_time(self, timestep: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Embed each distinct timestep once: rows (R, D) float32, and as in Conditions which token has which."""
+    def _embed_time(self, timestep: Tensor, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """Embed each distinct timestep once: (R, D) float32, and the row of each token as in Conditions."""
         index = None
         if timestep.ndim == 2:
             timestep, index = torch.unique(timestep, return_inverse=True)  # (R,), (B, tokens)
-        return self.time_embedding(time_sinusoid(timestep, self.config.freq_dim)), index
+            index = index.to(device)
+        return self.time_embedding(time_sinusoid(timestep, self.config.freq_dim).to(device)), index
 
     def _embed_text(self, context: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Embed the real rows and stand-ins for the padding: (B, rows, D) and a score bias (B, 1, 1, rows).
@@ -287,13 +290,13 @@ class Head(nn.Module):
 
 
 def time_sinusoid(timestep: Tensor, width: int) -> Tensor:
-    """(R,) timesteps to (R, width) float32, cosines first.
+    """(R,) timesteps on the CPU to (R, width) float32, cosines first.
 
     Computed in float64: near t = 1000 float32 angles are off by 4e-5, more than all else in the network.
     """
     exponents = torch.arange(width // 2, dtype=torch.float64) / (width // 2)
-    angles = torch.outer(timestep.cpu().double(), 10000.0**-exponents)
-    return torch.cat([angles.cos(), angles.sin()], dim=1).float().to(timestep.device)
+    angles = torch.outer(timestep.double(), 10000.0**-exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=1).float()
 
 
 def repeat_bias(count: int, dtype: torch.dtype) -> list[float]:

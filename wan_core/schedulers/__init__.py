@@ -1,0 +1,28 @@
+"""Schedulers: a sigma grid and its solver by name."""
+
+from __future__ import annotations
+
+from ..errors import WanError
+from .dpmpp_2m import DPMpp2MSchedule
+from .euler import EulerSchedule
+from .schedule import Schedule
+from .sigmas import check_schedule
+from .unipc import UniPCSchedule
+
+__all__ = ["SCHEDULERS", "Schedule", "check_schedule", "make_schedule"]
+
+_CLASSES: dict[str, type[UniPCSchedule] | type[DPMpp2MSchedule] | type[EulerSchedule]] = {
+    "unipc": UniPCSchedule,
+    "dpm++": DPMpp2MSchedule,
+    "euler": EulerSchedule,
+}
+SCHEDULERS = tuple(_CLASSES)
+_ALIASES = {"dpmpp_2m": "dpm++", "dpm++_2m": "dpm++"}
+
+
+def make_schedule(name: str, steps: int, shift: float) -> Schedule:
+    """A fresh schedule, with an empty history. Raises WanError for an unknown name, step count or shift."""
+    key = _ALIASES.get(name, name) if isinstance(name, str) else name
+    if key not in SCHEDULERS:
+        raise WanError(f"scheduler {name!r} is unknown: choose one of {', '.join(SCHEDULERS)}")
+    return _CLASSES[key](steps, shift)

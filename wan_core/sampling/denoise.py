@@ -1,0 +1,82 @@
+"""The sampling loop: noise becomes a latent, one step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import WanError
+from ..schedulers import Schedule
+from .experts import ExpertPlan
+from .guidance import Context, Predict, guidance_by_expert, guided_velocity
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """One finished step, for progress bars and previews. The tensors are the loop's own: only read them."""
+
+    index: int  # from 0
+    total: int
+    timestep: int  # what the network was told
+    sigma: float  # the noise level before the step
+    expert: str
+    latent: Tensor  # (B, C, F, H, W) after the step
+    denoised: Tensor  # (B, C, F, H, W) where the step believed the clean latent to be
+
+
+class Experts(Protocol[Context]):
+    """Hands out an expert when its turn comes, so that it can be loaded then and the other one let go."""
+
+    def at(self, name: str) -> Predict[Context]:
+        """The expert by name; asked once, before its first step."""
+        ...
+
+
+@torch.no_grad()
+def denoise(
+    noise: Tensor,
+    experts: Experts[Context] | Mapping[str, Predict[Context]],
+    context: Context,
+    negative_context: Context | None,
+    guidance_scale: float | Mapping[str, float],
+    schedule: Schedule,
+    plan: ExpertPlan,
+    on_step: Callable[[StepInfo], None] | None = None,
+    keep_clean: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Follow the schedule from noise to a clean (normalised) latent, each step by the expert the plan names.
+
+    noise: (B, C, F, H, W), any float type, on the device to sample on; the answer has its shape, in float32.
+    guidance_scale: one number, or one per expert name. keep_clean puts known content back after each step.
+    What on_step raises ends the run. Raises WanError when the latent stops being finite.
+    """
+    scales = guidance_by_expert(guidance_scale, plan.experts)
+    expert_at = experts.__getitem__ if isinstance(experts, Mapping) else experts.at
+    latent, name, predict = noise.float(), None, None
+    for index, (timestep, planned) in enumerate(zip(schedule.timesteps.tolist(), plan.experts, strict=True)):
+        if predict is None or planned != name:
+            name, predict = planned, expert_at(planned)
+        timesteps = torch.full((latent.shape[0],), timestep, dtype=torch.int64, device=latent.device)
+        velocity = guided_velocity(predict, latent, timesteps, context, negative_context, scales[name])
+        sigma = schedule.sigmas[index].item()
+        denoised = latent - sigma * velocity
+        latent = schedule.step(velocity, latent, index)
+        latent = latent if keep_clean is None else keep_clean(latent)
+        info = StepInfo(index, schedule.steps, timestep, sigma, planned, latent, denoised)
+        check_finite(info)
+        if on_step is not None:
+            on_step(info)
+    return latent
+
+
+def check_finite(info: StepInfo) -> None:
+    """Stop at the step that broke, not at a black video. Raises WanError."""
+    if not torch.isfinite(info.latent).all():
+        raise WanError(
+            f"step {info.index + 1} of {info.total} (timestep {info.timestep}, {info.expert} expert) gave "
+            "NaN or infinite values: check that expert's checkpoint file, or run it in bfloat16 or float32"
+        )

@@ -1,0 +1,108 @@
+"""The plan of a run before it runs: every step's timestep, sigma and expert, and where the experts switch.
+
+It says exactly what the loop will do, since it asks the same schedule and the same expert rule.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from ..errors import WanError
+from ..schedulers import make_schedule
+from ..variants import variant_for_task
+from .experts import HIGH_NOISE, LOW_NOISE, plan_experts
+
+
+class PlannedStep(TypedDict):
+    """One row: the integer timestep the network is told (0..1000), the noise level (0..1), who works."""
+
+    timestep: int
+    sigma: float
+    expert: str
+
+
+class Plan(TypedDict):
+    """What `plan` answers, ready for JSON. switch: the first low-noise step counted from 0, or None."""
+
+    steps: list[PlannedStep]
+    switch: int | None
+
+
+def plan(
+    task: str,
+    steps: int | None = None,
+    shift: float | None = None,
+    scheduler: str = "unipc",
+    boundary: float | None = None,
+) -> Plan:
+    """The steps of a run of `task` ("t2v", "i2v", "ti2v"). None takes the released default of the task.
+
+    Raises WanError for an unknown task or scheduler, numbers no schedule can be made of, or a boundary for a
+    task whose model has one network.
+    """
+    variant = variant_for_task(task)
+    if boundary is not None and variant.boundary is None:
+        raise WanError(
+            f"boundary: {variant.title} has a single network and never switches; leave boundary out"
+        )
+    schedule = make_schedule(
+        scheduler,
+        variant.steps if steps is None else steps,
+        variant.shift if shift is None else shift,
+    )
+    experts = plan_experts(schedule.timesteps, variant.boundary if boundary is None else boundary).experts
+    rows: list[PlannedStep] = [
+        {"timestep": timestep, "sigma": sigma, "expert": expert}
+        for timestep, sigma, expert in zip(
+            schedule.timesteps.tolist(), schedule.sigmas[:-1].tolist(), experts, strict=True
+        )
+    ]
+    return {"steps": rows, "switch": experts.index(LOW_NOISE) if LOW_NOISE in experts else None}
+
+
+def plan_summary(planned: Plan) -> str:
+    """One sentence: how many steps each expert takes and where the switch falls."""
+    experts = [step["expert"] for step in planned["steps"]]
+    counts = ", then ".join(f"{experts.count(name)} {name}" for name in dict.fromkeys(experts))
+    total = f"{len(experts)} step{'s' if len(experts) != 1 else ''}: {counts}"
+    if planned["switch"] is None or planned["switch"] == 0:
+        return f"{total}; no switch"
+    first = planned["steps"][planned["switch"]]
+    return f"{total}; the switch falls at step {planned['switch']} (timestep {first['timestep']})"
+
+
+def plan_table(planned: Plan, bar_width: int = 32) -> str:
+    """The plan as text: the summary, then a row a step (counted from 0) with its sigma as a number and a bar.
+
+    A bar is drawn with # by the high-noise expert and with = by the low-noise or only one. A line of dashes
+    stands where the experts switch.
+    """
+    rows = [plan_summary(planned), "", "step  timestep    sigma  expert"]
+    for index, step in enumerate(planned["steps"]):
+        if index > 0 and index == planned["switch"]:
+            rows.append("-" * (34 + bar_width))
+        mark = "#" if step["expert"] == HIGH_NOISE else "="
+        bar = mark * max(1, round(step["sigma"] * bar_width))
+        rows.append(f"{index:4d}  {step['timestep']:8d}  {step['sigma']:.5f}  {step['expert']:10}  {bar}")
+    return "\n".join(rows)
+
+
+def sigma_plot(planned: Plan, width: int = 64, height: int = 12) -> str:
+    """The same as a picture of characters: sigma falls from left to right, # high noise, = low noise or only.
+
+    width, height: of the plotting area in characters. More steps than columns share columns.
+    """
+    steps = planned["steps"]
+    columns = width // len(steps) * len(steps) or width
+    shown = [steps[column * len(steps) // columns] for column in range(columns)]
+    lines = []
+    for row in range(height, 0, -1):
+        floor = (row - 0.5) / height
+        label = {height: "1.0", 1: "0.0"}.get(row, "   ")
+        marks = ("#" if step["expert"] == HIGH_NOISE else "=" for step in shown)
+        cells = "".join(
+            mark if step["sigma"] >= floor else " " for step, mark in zip(shown, marks, strict=True)
+        )
+        lines.append(f"{label} |{cells}".rstrip())
+    lines.append("    +" + "-" * columns)
+    return "\n".join(lines)

@@ -39,8 +39,8 @@ def token_spans(tokens: int) -> list[slice]:
 def casting_ops(ops: ModuleType | type | Any) -> Any:
     """`ops`, or for plain torch.nn (whose bf16 layers refuse float32 input) the layers below.
 
-    The models choose the dtype of each step by the dtype they pass in, so a layer must cast its weights to that
-    of its input: ComfyUI's `comfy.ops.manual_cast` layers do, and these do.
+    The models choose the dtype of each step by the dtype they pass in, so a layer must cast its weights to
+    that of its input: ComfyUI's `comfy.ops.manual_cast` layers do, and these do.
     """
     return CastingLayers if ops is nn else ops
 

@@ -100,8 +100,8 @@ class WanTransformer(nn.Module):
             latent: (B, Cin, F, H, W), H and W even
             timestep: (B,), or (B, tokens) with tokens in the order f, h, w; 0..1000
             context: (B, L, text_dim) text states, L <= text_len
-            context_lengths: (B,) real rows of each sample, default L; further rows up to text_len count as the
-                zero rows that the released model pads with and attends to
+            context_lengths: (B,) real rows of each sample, default L; further rows up to text_len count as
+                the zero rows that the released model pads with and attends to
 
             Timesteps and lengths are best kept on the CPU: on a GPU each is waited for.
 

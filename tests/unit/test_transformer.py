@@ -1,4 +1,4 @@
-"""The transformer's own promises: released keys, early refusal, exact savings, trainable, any layer classes."""
+"""The promises of the transformer: released keys, early refusal, exact savings, training, any layers."""
 
 from __future__ import annotations
 

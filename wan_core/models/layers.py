@@ -48,6 +48,8 @@ def casting_ops(ops: ModuleType | type | Any) -> Any:
 class CastingLayers:
     """torch.nn layers that cast their weights to the input's dtype on use (free when they agree)."""
 
+    Embedding = nn.Embedding  # its input is indices: the rows keep the dtype of the weights
+
     class Linear(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
             return F.linear(x, self.weight.to(x.dtype), _to(self.bias, x))

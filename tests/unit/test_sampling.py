@@ -36,6 +36,7 @@ class Experts:
         self.switches.append(name)
 
         def predict(latent, timestep, context):
+            assert latent.dtype == torch.float32
             self.calls.append((name, timestep, context))
             sigma = self.schedule.sigmas[self.schedule.timesteps.tolist().index(timestep[0].item())]
             return (latent - CLEAN) / sigma

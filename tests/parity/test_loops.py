@@ -1,7 +1,7 @@
 """Whole sampling loops against the released pipelines.
 
 T2V runs two small networks with the recorded weights through our transformer, guidance, solver and switch.
-I2V and TI2V replay the recorded predictions, which leaves the loop itself: their conditioning is not built yet.
+I2V and TI2V replay the recorded predictions, which leaves the loop: their conditioning is not built yet.
 """
 
 from __future__ import annotations

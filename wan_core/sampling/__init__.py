@@ -1,4 +1,25 @@
-"""From noise to a clean latent: the noise, the experts' plan, guidance and the loop.
+"""From noise to a clean latent: the noise, the experts' plan, guidance and the loop."""
 
-Import from the files: `denoise` and `plan` are the names of both a module and its function.
-"""
+from __future__ import annotations
+
+from .denoise import Experts, StepInfo, denoise
+from .experts import ExpertPlan, plan_experts
+from .guidance import guidance_by_expert, guided_velocity
+from .noise import make_noise
+from .plan import Plan, plan, plan_summary, plan_table, sigma_plot
+
+__all__ = [
+    "ExpertPlan",
+    "Experts",
+    "Plan",
+    "StepInfo",
+    "denoise",
+    "guidance_by_expert",
+    "guided_velocity",
+    "make_noise",
+    "plan",
+    "plan_experts",
+    "plan_summary",
+    "plan_table",
+    "sigma_plot",
+]

@@ -1,0 +1,47 @@
+"""The ComfyUI nodes: thin, one file each; `hosting.py` is the bridge to ComfyUI's devices and memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import ComfyExtension, io
+
+from .decode import WanCoreDecode
+from .empty_video_latent import WanCoreEmptyVideoLatent
+from .expert_plan import WanCoreExpertPlan
+from .load_model import WanCoreLoadModel
+from .load_text_encoder import WanCoreLoadTextEncoder
+from .load_vae import WanCoreLoadVAE
+from .sampler import WanCoreSampler
+from .save_video import WanCoreSaveVideo
+from .text_encode import WanCoreTextEncode
+
+NODES: list[type[io.ComfyNode]] = [
+    WanCoreLoadModel,
+    WanCoreLoadTextEncoder,
+    WanCoreLoadVAE,
+    WanCoreTextEncode,
+    WanCoreEmptyVideoLatent,
+    WanCoreSampler,
+    WanCoreDecode,
+    WanCoreSaveVideo,
+    WanCoreExpertPlan,
+]
+
+# The built-in model, laid out like ComfyUI's own models folder.
+BUILT_IN_WEIGHTS = Path(__file__).parent.parent / "wan_core" / "tiny" / "weights"
+BUILT_IN_FOLDERS = ("diffusion_models", "text_encoders", "vae")
+
+
+class WanCoreExtension(ComfyExtension):
+    """What the pack adds to ComfyUI: its nodes, and its built-in model in the loaders' lists."""
+
+    async def on_load(self) -> None:
+        """List the built-in model's files beside the user's own, without copying them."""
+        for folder in BUILT_IN_FOLDERS:
+            folder_paths.add_model_folder_path(folder, str(BUILT_IN_WEIGHTS / folder))
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """The node classes, in the order in which a graph uses them."""
+        return NODES

@@ -1,0 +1,163 @@
+"""What travels on WanCore's own sockets: a model's two experts, a text encoder, a VAE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import comfy.model_management as mm
+import comfy.model_patcher
+import torch
+from torch import Tensor
+
+from ..wan_core.checkpoints import (
+    check_pair,
+    open_checkpoint,
+    require,
+    transformer_config,
+    umt5_config,
+    vae_config,
+)
+from ..wan_core.errors import WanError
+from ..wan_core.models.transformer import TransformerConfig, WanTransformer
+from ..wan_core.models.umt5 import UMT5Encoder
+from ..wan_core.models.vae_2_1 import WanVAE
+from ..wan_core.sampling.experts import HIGH_NOISE, LOW_NOISE
+from ..wan_core.text.tokenizer import MAX_TOKENS, Tokenizer
+from ..wan_core.variants import T2V_A14B
+from .hosting import Hosted, Progress, host, resting
+
+WEIGHT_DTYPES = {
+    "auto": None,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
+
+
+@dataclass(frozen=True)
+class ModelHandle:
+    """The two experts of one model by name, each with a patcher of its own."""
+
+    config: TransformerConfig
+    experts: dict[str, Hosted]
+
+    @property
+    def patcher(self) -> comfy.model_patcher.ModelPatcher:
+        """The patcher core looks at when it weighs what a node's output costs."""
+        return self.experts[HIGH_NOISE].patcher
+
+    def get_models(self) -> list[comfy.model_patcher.ModelPatcher]:
+        return [expert.patcher for expert in self.experts.values()]
+
+    def is_dynamic(self) -> bool:
+        return all(expert.is_dynamic() for expert in self.experts.values())
+
+
+def load_model(high: Path, low: Path, dtype: torch.dtype | None) -> ModelHandle:
+    """Both experts of a text-to-video model. Raises WanError for files that are no such pair."""
+    files = {HIGH_NOISE: open_checkpoint(high), LOW_NOISE: open_checkpoint(low)}
+    for role, file in files.items():
+        require(file, role, T2V_A14B)
+    check_pair(files[HIGH_NOISE], files[LOW_NOISE])
+    config = transformer_config(files[HIGH_NOISE].header)
+    device, resting_device = mm.get_torch_device(), mm.unet_offload_device()
+    experts = {
+        role: host(WanTransformer, config, file, device, resting_device, dtype)
+        for role, file in files.items()
+    }
+    for expert in experts.values():
+        weight_dtype = expert.module.blocks[0].ffn[0].weight.dtype
+        # What the weights are in where the device can compute in it, else bf16 where it can, else float32.
+        compute = mm.unet_manual_cast(weight_dtype, device, [torch.bfloat16, torch.float32])
+        expert.module.compute_dtype = compute or weight_dtype
+    return ModelHandle(config, experts)
+
+
+class HostedExperts:
+    """Hands the sampling loop each expert when its turn comes, and has it loaded then."""
+
+    def __init__(self, model: ModelHandle, latent_shape: torch.Size) -> None:
+        self.model = model
+        self.activation_bytes = activation_bytes(model.config, latent_shape)
+
+    def at(self, name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """The expert, on its device. Loaded alone: of two in one call core would keep the wrong one."""
+        expert = self.model.experts[name]
+        expert.load(self.activation_bytes)
+        return expert.module
+
+
+def activation_bytes(config: TransformerConfig, latent_shape: torch.Size) -> int:
+    """What one prediction holds beside the weights, for core to keep free.
+
+    Per token: the float32 stream and its update, q, k, v and their input in 16 bits, the hidden layer of the
+    feed-forward twice. 81 x 480 x 832 in the 14B model: 4.8 GB.
+    """
+    _, _, frames, height, width = latent_shape
+    tokens = frames * height * width // 4
+    return tokens * (18 * config.dim + 4 * config.ffn_dim)
+
+
+@dataclass(frozen=True)
+class TextEncoderHandle(Hosted):
+    """A UMT5 encoder with its tokenizer."""
+
+    tokenizer: Tokenizer
+
+    def encode(self, field: str, text: str) -> list[list[object]]:
+        """CONDITIONING as core makes it: (1, 512, D), zero rows after the prompt. WanError for a long prompt."""
+        count = self.tokenizer.count(text)
+        if count > MAX_TOKENS:
+            raise WanError(f"{field}: the prompt has {count} tokens, and {MAX_TOKENS} fit; shorten it")
+        ids, mask = self.tokenizer([text])
+        self.load(activation_bytes=256 * 2**20)
+        context = self.module(ids.to(self.device), mask.to(self.device))
+        return [[resting(context), {}]]
+
+
+def load_text_encoder(path: Path) -> TextEncoderHandle:
+    """A UMT5 encoder. Raises WanError for a file that is none or has no tokenizer inside."""
+    file = require(open_checkpoint(path), "text_encoder")
+    spiece = file.spiece_model()
+    if spiece is None:
+        raise WanError(
+            f"{file.file}: holds no tokenizer (spiece_model); choose a umt5_xxl file made for ComfyUI"
+        )
+    tokenizer = Tokenizer.from_spiece(spiece, file.file)
+    config = umt5_config(file.header)
+    hosted = host(UMT5Encoder, config, file, mm.text_encoder_device(), mm.text_encoder_offload_device())
+    return TextEncoderHandle(hosted.patcher, tokenizer)
+
+
+@dataclass(frozen=True)
+class VAEHandle(Hosted):
+    """A Wan2.1 VAE."""
+
+    def decode(self, latent: Tensor) -> Iterator[Tensor]:
+        """Raw latent (1, 16, F, h, w) to frames (n, 8h, 8w, 3) in 0..1, one latent frame at a time."""
+        _, channels, count, height, width = latent.shape
+        wanted = self.module.config.latent_channels
+        if channels != wanted:
+            raise WanError(
+                f"samples: {channels} channels, and this VAE decodes {wanted}; use the VAE of the model"
+            )
+        progress = Progress(count)
+        self.load(decode_bytes(self.module.config.dim, height, width))
+        chunks = self.module.decode_chunks(latent.to(self.device, torch.float32))
+        for done, chunk in enumerate(chunks, start=1):  # (1, 3, n, 8h, 8w) in -1..1
+            yield resting(chunk[0].permute(1, 2, 3, 0).add(1).div(2).clamp(0, 1))
+            progress.update(done)
+
+
+def decode_bytes(dim: int, height: int, width: int) -> int:
+    """What decoding one latent frame holds: its four frames at full width in float32, some fifteen times."""
+    return 15 * 4 * (4 * dim) * (8 * height) * (8 * width)
+
+
+def load_vae(path: Path) -> VAEHandle:
+    """A Wan2.1 VAE, computing in float32 as released. Raises WanError for a file that is none."""
+    file = require(open_checkpoint(path), "vae", T2V_A14B)
+    hosted = host(WanVAE, vae_config(file.header), file, mm.vae_device(), mm.vae_offload_device())
+    return VAEHandle(hosted.patcher)

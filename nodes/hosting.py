@@ -1,0 +1,120 @@
+"""The bridge to ComfyUI: where networks live, how they get memory, how progress and interruption travel.
+
+`wan_core` knows nothing of ComfyUI. What core offers is handed to it from here: layer classes that stream and
+cast their weights (`comfy.ops`), a patcher that decides what is resident, and the user's wish to stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.ops
+import comfy.utils
+import folder_paths
+import torch
+from torch import Tensor, nn
+
+from ..wan_core.checkpoints import Checkpoint, audit
+from ..wan_core.errors import WanError
+
+# Layers that cast each weight to its input's dtype and device on use, and look for an interrupt each time.
+CORE_LAYERS = comfy.ops.manual_cast
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """One network in the care of ComfyUI's model management.
+
+    Core looks for `patcher`, `get_models` and `is_dynamic` on what travels between nodes.
+    """
+
+    patcher: comfy.model_patcher.ModelPatcher
+
+    @property
+    def module(self) -> nn.Module:
+        return self.patcher.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes once loaded."""
+        return self.patcher.load_device
+
+    def get_models(self) -> list[comfy.model_patcher.ModelPatcher]:
+        return [self.patcher]
+
+    def is_dynamic(self) -> bool:
+        return self.patcher.is_dynamic()
+
+    def load(self, activation_bytes: int) -> None:
+        """Make room for the network and for `activation_bytes` of work, evicting others as core sees fit."""
+        mm.load_models_gpu([self.patcher], memory_required=activation_bytes)
+
+
+def host(
+    network: Callable[..., nn.Module],
+    config: Any,
+    checkpoint: Checkpoint,
+    device: torch.device,
+    resting_device: torch.device,
+    dtype: torch.dtype | None = None,
+) -> Hosted:
+    """Build `network(config)` from core's layers, give it the checkpoint's weights, and put it under core's care.
+
+    The weights stay mapped from the file unless `dtype` asks for another type. Raises WanError for a file that
+    does not fit the network.
+    """
+    # Core's layers may have no weights before they are loaded, so it is a plain twin that is compared with the file.
+    audit(network(config, device="meta"), checkpoint.header, checkpoint.file)
+    tensors = checkpoint.load()
+    if dtype is not None:
+        tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    module = network(config, ops=CORE_LAYERS, device="meta")
+    module.load_state_dict(tensors, strict=True, assign=True)
+    module.requires_grad_(False).train(False)
+    mm.archive_model_dtypes(module)
+    # Looked up at this moment: core binds the name anew while it starts.
+    patcher = comfy.model_patcher.CoreModelPatcher(module, load_device=device, offload_device=resting_device)
+    return Hosted(patcher)
+
+
+class Progress:
+    """One progress bar over one node's run, which stops the run when the user asked for that."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.bar = comfy.utils.ProgressBar(total)
+
+    def update(self, done: int) -> None:
+        """Show `done` of `total`; raises core's InterruptProcessingException after an interrupt."""
+        mm.throw_exception_if_processing_interrupted()
+        self.bar.update_absolute(done, self.total)
+
+
+def model_files(folder: str) -> list[str]:
+    """What a loader lists: the names of the files in one of ComfyUI's model folders."""
+    return folder_paths.get_filename_list(folder)
+
+
+def model_path(folder: str, name: str) -> Path:
+    """The file behind a name in a loader's list. Raises WanError when it is gone."""
+    path = folder_paths.get_full_path(folder, name)
+    if path is None:
+        raise WanError(
+            f"{name}: there is no such file in models/{folder}; choose another or refresh the list"
+        )
+    return Path(path)
+
+
+def file_state(*paths: Path) -> list[tuple[str, int, int]]:
+    """Changes when one of the files does; ComfyUI then loads it again."""
+    return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
+
+
+def resting(tensor: Tensor) -> Tensor:
+    """A node's tensor output, float32, where core keeps what waits between nodes."""
+    return tensor.to(mm.intermediate_device(), torch.float32)

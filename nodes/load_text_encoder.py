@@ -1,0 +1,44 @@
+"""WanCoreLoadTextEncoder: the UMT5 encoder with its tokenizer."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .handles import load_text_encoder
+from .hosting import file_state, model_files, model_path
+from .sockets import CATEGORY, WanTextEncoder
+
+FOLDER = "text_encoders"
+
+
+class WanCoreLoadTextEncoder(io.ComfyNode):
+    """A UMT5 file to a handle for WanCore's Text Encode."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanCoreLoadTextEncoder",
+            display_name="Load Text Encoder (WanCore)",
+            category=CATEGORY,
+            description="Loads a UMT5 text encoder whose file holds its tokenizer. ComfyUI's own CLIP loader may "
+            "take its place.",
+            search_aliases=["umt5", "t5", "clip"],
+            inputs=[
+                io.Combo.Input(
+                    "text_encoder_name",
+                    options=model_files(FOLDER),
+                    tooltip="A umt5_xxl file in models/text_encoders, or the built-in wan_tiny_umt5.",
+                ),
+            ],
+            outputs=[
+                WanTextEncoder.Output(display_name="text_encoder", tooltip="For WanCore's Text Encode.")
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, text_encoder_name: str) -> object:
+        return file_state(model_path(FOLDER, text_encoder_name))
+
+    @classmethod
+    def execute(cls, text_encoder_name: str) -> io.NodeOutput:
+        return io.NodeOutput(load_text_encoder(model_path(FOLDER, text_encoder_name)))

@@ -1,0 +1,42 @@
+"""WanCoreLoadVAE: the autoencoder between pixels and latents."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .handles import load_vae
+from .hosting import file_state, model_files, model_path
+from .sockets import CATEGORY, WanVAE
+
+FOLDER = "vae"
+
+
+class WanCoreLoadVAE(io.ComfyNode):
+    """A VAE file to a handle for WanCore's Decode."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanCoreLoadVAE",
+            display_name="Load VAE (WanCore)",
+            category=CATEGORY,
+            description="Loads a Wan2.1 VAE, which the Wan2.2 A14B models use. ComfyUI's own VAE loader may "
+            "take its place.",
+            search_aliases=["wan vae"],
+            inputs=[
+                io.Combo.Input(
+                    "vae_name",
+                    options=model_files(FOLDER),
+                    tooltip="A Wan2.1 VAE in models/vae, or the built-in wan_tiny_vae.",
+                ),
+            ],
+            outputs=[WanVAE.Output(display_name="vae", tooltip="For WanCore's Decode.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, vae_name: str) -> object:
+        return file_state(model_path(FOLDER, vae_name))
+
+    @classmethod
+    def execute(cls, vae_name: str) -> io.NodeOutput:
+        return io.NodeOutput(load_vae(model_path(FOLDER, vae_name)))

@@ -1,0 +1,144 @@
+"""WanCoreSampler: noise to latent, both experts in one node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..wan_core.errors import WanError
+from ..wan_core.models.vae_2_1 import denormalize_latent
+from ..wan_core.sampling.denoise import denoise
+from ..wan_core.sampling.experts import HIGH_NOISE, LOW_NOISE, plan_experts
+from ..wan_core.sampling.guidance import guidance_by_expert
+from ..wan_core.sampling.noise import MAX_SEED, make_noise
+from ..wan_core.schedulers import make_schedule
+from ..wan_core.variants import T2V_A14B
+from .bounds import Least
+from .expert_plan import schedule_inputs
+from .handles import HostedExperts, ModelHandle
+from .hosting import Progress, resting
+from .sockets import CATEGORY, WanModel
+
+
+class WanCoreSampler(io.ComfyNode):
+    """The released sampling loop; each expert is loaded when its turn comes."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        steps, shift, boundary, scheduler = schedule_inputs()
+        return io.Schema(
+            node_id="WanCoreSampler",
+            display_name="Sampler (WanCore)",
+            category=CATEGORY,
+            description="Denoises with the high-noise expert down to the boundary and with the low-noise expert "
+            "from there. One seed gives one video, on every machine.",
+            search_aliases=["ksampler", "wan sampler", "denoise"],
+            inputs=[
+                WanModel.Input("model", tooltip="Both experts, from WanCore's Load Model."),
+                io.Conditioning.Input("positive", tooltip="What the video should show."),
+                io.Conditioning.Input("negative", tooltip="What it should not show."),
+                io.Latent.Input("latent", tooltip="The size of the video: an empty latent."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=MAX_SEED,
+                    control_after_generate=True,
+                    tooltip="The noise to start from, drawn on the CPU.",
+                ),
+                steps,
+                shift,
+                boundary,
+                guidance_input("cfg_high", T2V_A14B.guidance_scale_high, "high-noise"),
+                guidance_input("cfg_low", T2V_A14B.guidance_scale_low, "low-noise"),
+                scheduler,
+            ],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="For Decode, WanCore's or ComfyUI's.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: ModelHandle,
+        positive: list[Any],
+        negative: list[Any],
+        latent: dict[str, Any],
+        seed: int,
+        steps: int,
+        shift: float,
+        boundary: float,
+        cfg_high: float,
+        cfg_low: float,
+        scheduler: str,
+    ) -> io.NodeOutput:
+        schedule = make_schedule(scheduler, steps, shift)
+        plan = plan_experts(schedule.timesteps, boundary)
+        scales = guidance_by_expert({HIGH_NOISE: cfg_high, LOW_NOISE: cfg_low}, plan.experts)
+        device = model.experts[HIGH_NOISE].device
+        noise = make_noise(empty_shape(latent["samples"]), seed).to(device)
+        progress = Progress(steps)
+        sampled = denoise(
+            noise,
+            HostedExperts(model, noise.shape),
+            text_rows("positive", positive, model.config.text_dim).to(device),
+            text_rows("negative", negative, model.config.text_dim).to(device),
+            scales,
+            schedule,
+            plan,
+            on_step=lambda step: progress.update(step.index + 1),
+        )
+        return io.NodeOutput({**latent, "samples": resting(denormalize_latent(sampled))})
+
+
+def guidance_input(name: str, default: float, expert: str) -> io.Float.Input:
+    """The guidance of one expert."""
+    return io.Float.Input(
+        name,
+        default=default,
+        min=Least(0.0),
+        max=100.0,
+        step=0.1,
+        tooltip=f"How strictly the {expert} expert follows the prompt; 1 halves its work and ignores the "
+        "negative prompt.",
+    )
+
+
+def empty_shape(latent: Tensor) -> tuple[int, int, int, int]:
+    """(16, F, h, w) of an empty latent; raises WanError for anything but one empty video."""
+    channels = T2V_A14B.latent_channels
+    shape = tuple(latent.shape)
+    if latent.ndim != 5 or shape[1] != channels or shape[3] % 2 or shape[4] % 2:
+        raise WanError(
+            f"latent: shape {shape} is not (1, {channels}, frames, even height, even width); "
+            "use Empty Video Latent (WanCore)"
+        )
+    if shape[0] != 1:
+        raise WanError(f"latent: a batch of {shape[0]} videos; make one at a time, and queue several seeds")
+    if torch.count_nonzero(latent):
+        raise WanError(
+            "latent: it holds a video already, and this Sampler starts from noise only; "
+            "use Empty Video Latent (WanCore)"
+        )
+    return shape[1:]
+
+
+def text_rows(name: str, conditioning: list[Any], width: int) -> Tensor:
+    """The real rows (1, L, D) of a CONDITIONING: those before the zeros that pad it, which the model adds itself.
+
+    Raises WanError for mixed prompts and for text of another encoder.
+    """
+    if len(conditioning) != 1:
+        raise WanError(f"{name}: {len(conditioning)} prompts combined; this Sampler takes exactly one")
+    rows = conditioning[0][0]
+    if rows.ndim != 3 or rows.shape[0] != 1 or rows.shape[2] != width:
+        raise WanError(
+            f"{name}: shape {tuple(rows.shape)} is not (1, tokens, {width}); "
+            "use the text encoder that belongs to this model"
+        )
+    if not torch.isfinite(rows).all():
+        raise WanError(f"{name}: the text encoding holds NaN; check the text encoder's file")
+    used = rows[0].abs().amax(dim=1).nonzero()  # (real rows, 1)
+    return rows[:, : int(used[-1]) + 1 if len(used) else 1]

@@ -1,0 +1,84 @@
+"""WanCoreTextEncode: two prompts to conditioning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.sd
+from comfy_api.latest import io
+
+from ..wan_core.errors import WanError
+from ..wan_core.text.cleaning import clean_prompt
+from ..wan_core.text.tokenizer import MAX_TOKENS
+from ..wan_core.variants import T2V_A14B
+from .handles import TextEncoderHandle
+from .sockets import CATEGORY, WanTextEncoder
+
+NO_PROMPT = "positive: the prompt is empty; say what the video should show"
+
+
+class WanCoreTextEncode(io.ComfyNode):
+    """The positive and the negative prompt to CONDITIONING, by WanCore's encoder or ComfyUI's."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanCoreTextEncode",
+            display_name="Text Encode (WanCore)",
+            category=CATEGORY,
+            description="Turns both prompts into conditioning, with the released text cleaning. An empty negative "
+            "prompt stands for the one the models were released with.",
+            search_aliases=["prompt", "clip text encode"],
+            inputs=[
+                io.MultiType.Input(
+                    "text_encoder",
+                    types=[WanTextEncoder, io.Clip],
+                    tooltip="From WanCore's Load Text Encoder, or a CLIP of type wan.",
+                ),
+                io.String.Input(
+                    "positive",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="What the video shows; up to 512 tokens.",
+                ),
+                io.String.Input(
+                    "negative",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    default="",
+                    tooltip="What it must not show. Empty: the released negative prompt.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="For the Sampler."),
+                io.Conditioning.Output(display_name="negative", tooltip="For the Sampler."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, positive: str | None) -> bool | str:
+        """Refuse an empty prompt when the graph is queued; None comes from a link and is checked later."""
+        return True if positive is None or clean_prompt(positive) else NO_PROMPT
+
+    @classmethod
+    def execute(
+        cls, text_encoder: TextEncoderHandle | comfy.sd.CLIP, positive: str, negative: str
+    ) -> io.NodeOutput:
+        if not clean_prompt(positive):
+            raise WanError(NO_PROMPT)
+        negative = negative if clean_prompt(negative) else T2V_A14B.negative_prompt
+        encode = text_encoder.encode if isinstance(text_encoder, TextEncoderHandle) else core(text_encoder)
+        return io.NodeOutput(encode("positive", positive), encode("negative", negative))
+
+
+def core(clip: comfy.sd.CLIP) -> Callable[[str, str], list[Any]]:
+    """ComfyUI's own text encoder, called as ours is; it pads to 512 tokens and never cuts."""
+
+    def encode(field: str, text: str) -> list[Any]:
+        conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(clean_prompt(text)))
+        if (count := conditioning[0][0].shape[1]) > MAX_TOKENS:
+            raise WanError(f"{field}: the prompt has {count} tokens, and {MAX_TOKENS} fit; shorten it")
+        return conditioning
+
+    return encode

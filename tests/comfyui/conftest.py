@@ -1,0 +1,54 @@
+"""Fixtures for the tests against a real ComfyUI; each test is skipped, with the reason, where there is none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .comfy_server import ROOT, ComfyServer, find_comfyui
+from .toy_weights import write_toy_weights
+
+BUILT_IN = ROOT / "wan_core" / "tiny" / "weights"
+WORKFLOWS = ROOT / "example_workflows"
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> Path:
+    """The ComfyUI folder."""
+    found = find_comfyui()
+    if found is None:
+        pytest.skip("no ComfyUI: set COMFYUI_PATH to its folder, or install it in ~/comfy/ComfyUI")
+    return found
+
+
+@pytest.fixture(scope="session")
+def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """A running ComfyUI with the pack installed."""
+    running = ComfyServer(comfyui, tmp_path_factory.mktemp("comfyui"))
+    if not BUILT_IN.exists():
+        write_toy_weights(running.base / "models")
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+def text_to_video() -> dict[str, Any]:
+    """A fresh copy of the example workflow, API format."""
+    return json.loads((WORKFLOWS / "api" / "text_to_video.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def node_id() -> Callable[[dict[str, Any], str], str]:
+    """Finds a node of a graph by its class."""
+
+    def find(prompt: dict[str, Any], class_type: str) -> str:
+        return next(key for key, node in prompt.items() if node["class_type"] == class_type)
+
+    return find

@@ -1,0 +1,91 @@
+"""The example workflow in the real front end: it opens without a missing node, runs, and shows a playing video.
+
+pytest tests/comfyui/test_browser.py --basetemp=out/browser     (keeps the screenshot)
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .comfy_server import ROOT, ComfyServer
+
+pytestmark = [pytest.mark.comfy, pytest.mark.browser, pytest.mark.slow]
+
+WORKFLOW = ROOT / "example_workflows" / "text_to_video.json"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+]
+# So that no dialog covers the canvas.
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.InstalledVersion": "1.49.6"}
+TOLERATED = ("404", "ERR_NAME_NOT_RESOLVED", "Failed to load resource")
+
+
+@pytest.fixture(scope="module")
+def page(server: ComfyServer) -> Iterator[Any]:
+    """A page of the front end with the app ready."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    for name, value in SETTINGS.items():
+        server.post(f"/api/settings/{name}", value)
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1920, "height": 1080})
+        page.errors = []
+        page.on("console", lambda message: _note(page.errors, message))
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.goto(server.url)
+        page.wait_for_function("window.app?.extensionManager && window.app?.graph", timeout=120_000)
+        page.wait_for_timeout(1500)
+        yield page
+        browser.close()
+
+
+def test_the_workflow_opens_and_says_what_its_twin_says(
+    page: Any, server: ComfyServer, text_to_video: dict[str, Any], tmp_path: Path
+) -> None:
+    page.evaluate(
+        "wf => app.loadGraphData(wf, true, true, 'text_to_video')", json.loads(WORKFLOW.read_text())
+    )
+    page.wait_for_timeout(1500)
+    page.screenshot(path=str(tmp_path / "opened.png"))
+    missing = page.evaluate(
+        "app.graph.nodes.filter(n => n.has_errors || !LiteGraph.registered_node_types[n.type])"
+    )
+    assert missing == []
+    exported = page.evaluate("app.graphToPrompt().then(p => p.output)")
+    assert {key: _plain(node) for key, node in exported.items()} == {
+        key: _plain(node) for key, node in text_to_video.items()
+    }
+
+
+def test_it_runs_and_shows_the_video(page: Any, server: ComfyServer, tmp_path: Path) -> None:
+    workflow = json.loads(WORKFLOW.read_text())
+    page.evaluate("wf => app.loadGraphData(wf, true, true, 'text_to_video')", workflow)
+    page.evaluate("app.queuePrompt(0)")
+    page.wait_for_function("Object.keys(app.nodeOutputs).includes('8')", timeout=300_000)
+    page.wait_for_timeout(3000)
+    page.screenshot(path=str(tmp_path / "ran.png"))
+    shown = page.evaluate("app.nodeOutputs['8']")
+    assert shown["images"][0]["filename"].endswith(".mp4")
+    assert page.errors == []
+
+
+def _plain(node: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    return node["class_type"], node["inputs"]
+
+
+def _note(errors: list[str], message: Any) -> None:
+    if message.type == "error" and not any(word in message.text for word in TOLERATED):
+        errors.append(message.text)

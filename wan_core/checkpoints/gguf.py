@@ -1,0 +1,157 @@
+"""The GGUF container's header (ggml's format, versions 2 and 3): what a file holds, without its weights.
+
+Shapes are stored fastest axis first and are turned round here. Files made for ComfyUI keep the shape of
+tensors with more than four axes in the metadata, as `comfy.gguf.orig_shape.<name>`.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from pathlib import Path
+
+from ..errors import WanError
+from .header import Header, TensorInfo, shown, shown_file
+
+# ggml's type number -> name, elements per block, bytes per block
+TYPES = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210),
+    15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8),
+    28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+}  # fmt: skip
+PLAIN_TYPES = ("F32", "F16", "BF16", "F64", "I8", "I16", "I32", "I64")
+# metadata value type -> struct code; 8 is a string, 9 an array
+SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+STRING, ARRAY = 8, 9
+ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
+LONGEST_SHAPE = 8
+DAMAGED = "the file is damaged or was cut short; download it again"
+
+
+def read_gguf_header(path: Path) -> Header:
+    """Read and check the header of a GGUF file; faults as in `read_safetensors_header`."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _Reader(data, shown_file(path)).header()
+
+
+class _Reader:
+    """Walks the header from front to back; every length is checked against what is left of the file."""
+
+    def __init__(self, data: mmap.mmap, file: str) -> None:
+        self.data = data
+        self.file = file
+        self.at = 4  # past the magic word
+
+    def header(self) -> Header:
+        version = self.number("I")
+        if version not in (2, 3):
+            raise self.fault(f"GGUF version {version} is not known (2 and 3 are)")
+        tensor_count, value_count = self.number("Q"), self.number("Q")
+        # A tensor takes at least 24 bytes of header, a metadata value 13: no count may exceed what fits.
+        if tensor_count * 24 + value_count * 13 > len(self.data):
+            raise self.fault(f"{tensor_count:,} tensors and {value_count:,} metadata values cannot fit")
+        metadata, shapes = self.metadata(value_count)
+        entries = self.entries(tensor_count)
+        word = metadata.get("general.alignment", "32")
+        if not word.isdecimal() or not 0 < (alignment := int(word[:9])) <= 2**20:
+            raise self.fault(f"the alignment is {shown(word)}")
+        begin = -(-self.at // alignment) * alignment
+        tensors = {name: self.placed(name, shapes.get(name), entry, begin) for name, entry in entries.items()}
+        end = max((info.end for info in tensors.values()), default=begin)
+        return Header("gguf", tensors, metadata, self.size_problems(end))
+
+    def metadata(self, count: int) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+        """Scalars and strings as words, and the original shapes; other arrays (tokens) are passed over."""
+        values: dict[str, str] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for _ in range(count):
+            key, kind = self.string(), self.number("I")
+            if kind == ARRAY:
+                numbers = self.array()
+                if key.startswith(ORIGINAL_SHAPE) and numbers is not None:
+                    shapes[key.removeprefix(ORIGINAL_SHAPE)] = numbers
+            elif kind == STRING:
+                values[key] = self.string()
+            else:
+                values[key] = str(self.number(self.scalar(kind)))
+        return values, shapes
+
+    def array(self) -> tuple[int, ...] | None:
+        """Step over an array; its numbers when it can be a shape."""
+        kind, count = self.number("I"), self.number("Q")
+        if kind == STRING:
+            if count * 8 > len(self.data) - self.at:
+                raise self.fault(f"an array of {count:,} strings cannot fit")
+            for _ in range(count):
+                self.skip(self.number("Q"))
+            return None
+        code = self.scalar(kind)
+        if count <= LONGEST_SHAPE and code in "BbHhIiQq":
+            return tuple(self.number(code) for _ in range(count))
+        self.skip(count * struct.calcsize("<" + code))
+        return None
+
+    def entries(self, count: int) -> dict[str, tuple[tuple[int, ...], int, int]]:
+        entries: dict[str, tuple[tuple[int, ...], int, int]] = {}
+        for _ in range(count):
+            name, axes = self.string(), self.number("I")
+            if axes > LONGEST_SHAPE:
+                raise self.fault(f"tensor {shown(name)!r} has {axes} axes")
+            if name in entries:
+                raise self.fault(f"tensor {shown(name)!r} is listed twice")
+            shape = tuple(self.number("Q") for _ in range(axes))[::-1]
+            entries[name] = (shape, self.number("I"), self.number("Q"))
+        return entries
+
+    def placed(
+        self, name: str, original: tuple[int, ...] | None, entry: tuple[tuple[int, ...], int, int], begin: int
+    ) -> TensorInfo:
+        shape, kind, offset = entry
+        if kind not in TYPES:
+            raise self.fault(f"tensor {shown(name)!r} has the unknown type {kind}")
+        dtype, block, block_bytes = TYPES[kind]
+        elements = math.prod(shape)
+        if elements % block or elements > 2**48:
+            raise self.fault(f"tensor {shown(name)!r} of {dtype} has the impossible shape {list(shape)}")
+        if original is not None and math.prod(original) == elements:
+            shape = original
+        return TensorInfo(dtype, shape, begin + offset, begin + offset + elements // block * block_bytes)
+
+    def size_problems(self, end: int) -> tuple[str, ...]:
+        size = len(self.data)
+        if size >= end:
+            return ()
+        return (
+            f"{self.file}: the header promises {end:,} bytes and the file has {size:,}: the download was cut "
+            "short; download it again",
+        )
+
+    def scalar(self, kind: int) -> str:
+        if kind not in SCALARS:
+            raise self.fault(f"the metadata holds the unknown type {kind}")
+        return SCALARS[kind]
+
+    def number(self, code: str) -> int:
+        start = self.at
+        self.skip(struct.calcsize("<" + code))
+        return struct.unpack_from("<" + code, self.data, start)[0]
+
+    def string(self) -> str:
+        length = self.number("Q")
+        start = self.at
+        self.skip(length)
+        return self.data[start : self.at].decode("utf-8", errors="replace")
+
+    def skip(self, length: int) -> None:
+        if length > len(self.data) - self.at:
+            raise self.fault("the header runs past the end of the file")
+        self.at += length
+
+    def fault(self, what: str) -> WanError:
+        return WanError(f"{self.file}: {what}; {DAMAGED}")

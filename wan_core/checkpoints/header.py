@@ -1,0 +1,51 @@
+"""What every container's header says: the name, dtype, shape and place of each tensor. No tensor is read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LONGEST_SHOWN = 96
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One stored tensor. `shape` is in torch's order; `begin` and `end` are byte positions in the file."""
+
+    dtype: str  # as the container spells it: "F32", "BF16", "F8_E4M3", "Q4_K", ...
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def elements(self) -> int:
+        """How many numbers the shape holds."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Header:
+    """A file's table of contents. `problems` are faults that leave it readable, as a cut download does."""
+
+    container: str  # "safetensors" or "gguf"
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+
+def shown(text: str) -> str:
+    """A name from a file nobody has vetted, fit for one line of a message: printable and not endless."""
+    printable = "".join(character if character.isprintable() else "?" for character in text)
+    return printable if len(printable) <= LONGEST_SHOWN else printable[:LONGEST_SHOWN] + "..."
+
+
+def shown_file(path: str | Path) -> str:
+    """A file's own name, as messages begin with it."""
+    return shown(Path(path).name or str(path))
+
+
+def listed(names: list[str], limit: int = 3) -> str:
+    """The first few names and how many more there are."""
+    first = ", ".join(shown(name) for name in names[:limit])
+    return first if len(names) <= limit else f"{first} and {len(names) - limit:,} more"

@@ -1,0 +1,35 @@
+"""Weight files: say what they are (`inspect`), open them (`open_checkpoint`), fill modules (`load_module`).
+
+Three small axes, a file each: the container (safetensors.py, gguf.py), the names (layouts.py), the numbers
+(quantization.py). A file is recognised by its tensors' names and shapes, never by what it is called.
+"""
+
+from __future__ import annotations
+
+from .audit import audit, load_module
+from .checkpoint import Checkpoint, fingerprint, open_checkpoint, same_weights
+from .configs import transformer_config, umt5_config, vae_config
+from .inspection import Inspection, inspect, readable
+from .pairs import expert_of, find_partner
+from .slots import check_pair, check_text_encoder, require, variant_of
+
+__all__ = [
+    "Checkpoint",
+    "Inspection",
+    "audit",
+    "check_pair",
+    "check_text_encoder",
+    "expert_of",
+    "find_partner",
+    "fingerprint",
+    "inspect",
+    "load_module",
+    "open_checkpoint",
+    "readable",
+    "require",
+    "same_weights",
+    "transformer_config",
+    "umt5_config",
+    "vae_config",
+    "variant_of",
+]

@@ -49,7 +49,7 @@ class WanCoreEmptyVideoLatent(io.ComfyNode):
                     min=1,
                     max=MAX_FRAMES,
                     step=T2V_A14B.vae_stride[0],
-                    tooltip="Frames of video, one more than a multiple of 4. At 16 a second, 81 last 5 seconds.",
+                    tooltip="One more than a multiple of 4. At 16 frames a second, 81 last five seconds.",
                 ),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="For WanCore's Sampler.")],

@@ -23,8 +23,8 @@ class WanCoreExpertPlan(io.ComfyNode):
             node_id="WanCoreExpertPlan",
             display_name="Expert Plan (WanCore)",
             category=CATEGORY,
-            description="Shows each step's timestep, sigma and expert, and where the experts take turns, before "
-            "anything runs. Give it the Sampler's numbers.",
+            description="Shows each step's timestep, sigma and expert, and where the experts take turns, "
+            "before anything runs. Give it the Sampler's numbers.",
             search_aliases=["sigmas", "schedule", "boundary"],
             inputs=[
                 *schedule_inputs(),
@@ -32,7 +32,7 @@ class WanCoreExpertPlan(io.ComfyNode):
                     "task",
                     options=list(TASKS),
                     default=T2V_A14B.task,
-                    tooltip="t2v and i2v have two experts; ti2v is one network, and the boundary does not matter.",
+                    tooltip="t2v and i2v have two experts; ti2v is one network, which ignores the boundary.",
                 ),
             ],
             outputs=[
@@ -81,8 +81,8 @@ def schedule_inputs() -> list[io.Input]:
             min=Least(0.0),
             max=1.0,
             step=0.005,
-            tooltip="The noise level at which the low-noise expert takes over. Released: 0.875 for T2V, 0.9 for "
-            "I2V.",
+            tooltip="The noise level at which the low-noise expert takes over. Released: 0.875 for T2V, "
+            "0.9 for I2V.",
         ),
         io.Combo.Input(
             "scheduler",

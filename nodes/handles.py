@@ -107,7 +107,7 @@ class TextEncoderHandle(Hosted):
     tokenizer: Tokenizer
 
     def encode(self, field: str, text: str) -> list[list[object]]:
-        """CONDITIONING as core makes it: (1, 512, D), zero rows after the prompt. WanError for a long prompt."""
+        """CONDITIONING as core makes it: (1, 512, D), zeros after the prompt. WanError for a long prompt."""
         count = self.tokenizer.count(text)
         if count > MAX_TOKENS:
             raise WanError(f"{field}: the prompt has {count} tokens, and {MAX_TOKENS} fit; shorten it")

@@ -63,12 +63,12 @@ def host(
     resting_device: torch.device,
     dtype: torch.dtype | None = None,
 ) -> Hosted:
-    """Build `network(config)` from core's layers, give it the checkpoint's weights, and put it under core's care.
+    """Build `network(config)` from core's layers with the checkpoint's weights, and put it under core's care.
 
-    The weights stay mapped from the file unless `dtype` asks for another type. Raises WanError for a file that
-    does not fit the network.
+    The weights stay mapped from the file unless `dtype` asks for another type. Raises WanError for a file
+    that does not fit the network.
     """
-    # Core's layers may have no weights before they are loaded, so it is a plain twin that is compared with the file.
+    # Core's layers may have no weights before they are loaded, so a plain twin is compared with the file.
     audit(network(config, device="meta"), checkpoint.header, checkpoint.file)
     tensors = checkpoint.load()
     if dtype is not None:

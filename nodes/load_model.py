@@ -25,20 +25,20 @@ class WanCoreLoadModel(io.ComfyNode):
             node_id="WanCoreLoadModel",
             display_name="Load Model (WanCore)",
             category=CATEGORY,
-            description="Loads the two experts of a Wan2.2 text-to-video model. Only the one whose turn it is "
-            "stays on the GPU.",
+            description="Loads the two experts of a Wan2.2 text-to-video model. Only the one whose turn it "
+            "is stays on the GPU.",
             search_aliases=["wan loader", "unet loader", "diffusion model"],
             inputs=[
                 io.Combo.Input(
                     "high_noise_model",
                     options=files,
-                    tooltip="The high-noise expert's file in models/diffusion_models, or the built-in wan_tiny.",
+                    tooltip="The high-noise expert's file in models/diffusion_models, or built-in wan_tiny.",
                 ),
                 io.Combo.Input(
                     "low_noise_model",
                     options=[AUTO, *files],
                     default=AUTO,
-                    tooltip="The low-noise expert's file. auto finds the file of the same name with low for high.",
+                    tooltip="The low-noise expert's file. auto finds the one named alike, with low for high.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
@@ -73,6 +73,6 @@ def partner(high: str, low: str) -> str:
     found = find_partner(high, model_files(FOLDER))
     if found is None:
         raise WanError(
-            f"low_noise_model: no file is named like {high} with low for high; choose the low-noise file yourself"
+            f"low_noise_model: no file is named like {high} with low for high; choose the file yourself"
         )
     return found

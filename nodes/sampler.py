@@ -33,8 +33,8 @@ class WanCoreSampler(io.ComfyNode):
             node_id="WanCoreSampler",
             display_name="Sampler (WanCore)",
             category=CATEGORY,
-            description="Denoises with the high-noise expert down to the boundary and with the low-noise expert "
-            "from there. One seed gives one video, on every machine.",
+            description="Denoises with the high-noise expert down to the boundary and with the low-noise "
+            "expert from there. One seed gives one video, on every machine.",
             search_aliases=["ksampler", "wan sampler", "denoise"],
             inputs=[
                 WanModel.Input("model", tooltip="Both experts, from WanCore's Load Model."),
@@ -126,7 +126,7 @@ def empty_shape(latent: Tensor) -> tuple[int, int, int, int]:
 
 
 def text_rows(name: str, conditioning: list[Any], width: int) -> Tensor:
-    """The real rows (1, L, D) of a CONDITIONING: those before the zeros that pad it, which the model adds itself.
+    """The real rows (1, L, D) of a CONDITIONING, without the zeros that pad it: the model adds its own.
 
     Raises WanError for mixed prompts and for text of another encoder.
     """

@@ -26,8 +26,8 @@ class WanCoreSaveVideo(io.ComfyNode):
             node_id="WanCoreSaveVideo",
             display_name="Save Video (WanCore)",
             category=CATEGORY,
-            description="Writes the frames as an H.264 mp4 with BT.709 colour. Drop the file on ComfyUI to get "
-            "its graph back.",
+            description="Writes the frames as an H.264 mp4 with BT.709 colour. Drop the file on ComfyUI to "
+            "get its graph back.",
             search_aliases=["mp4", "export video", "h264"],
             inputs=[
                 io.Image.Input("images", tooltip="The frames of one video, in order."),

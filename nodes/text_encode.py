@@ -27,8 +27,8 @@ class WanCoreTextEncode(io.ComfyNode):
             node_id="WanCoreTextEncode",
             display_name="Text Encode (WanCore)",
             category=CATEGORY,
-            description="Turns both prompts into conditioning, with the released text cleaning. An empty negative "
-            "prompt stands for the one the models were released with.",
+            description="Turns both prompts into conditioning, with the released text cleaning. An empty "
+            "negative prompt stands for the one the models were released with.",
             search_aliases=["prompt", "clip text encode"],
             inputs=[
                 io.MultiType.Input(

@@ -1,4 +1,4 @@
-"""Fixtures for the tests against a real ComfyUI; each test is skipped, with the reason, where there is none."""
+"""Fixtures for the tests against a real ComfyUI; they skip, with the reason, where there is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example workflow in the real front end: it opens without a missing node, runs, and shows a playing video.
+"""The example workflow in the real front end: it opens without a missing node, runs, and shows the video.
 
 pytest tests/comfyui/test_browser.py --basetemp=out/browser     (keeps the screenshot)
 """
@@ -55,9 +55,7 @@ def page(server: ComfyServer) -> Iterator[Any]:
 def test_the_workflow_opens_and_says_what_its_twin_says(
     page: Any, server: ComfyServer, text_to_video: dict[str, Any], tmp_path: Path
 ) -> None:
-    page.evaluate(
-        "wf => app.loadGraphData(wf, true, true, 'text_to_video')", json.loads(WORKFLOW.read_text())
-    )
+    open_workflow(page)
     page.wait_for_timeout(1500)
     page.screenshot(path=str(tmp_path / "opened.png"))
     missing = page.evaluate(
@@ -71,8 +69,7 @@ def test_the_workflow_opens_and_says_what_its_twin_says(
 
 
 def test_it_runs_and_shows_the_video(page: Any, server: ComfyServer, tmp_path: Path) -> None:
-    workflow = json.loads(WORKFLOW.read_text())
-    page.evaluate("wf => app.loadGraphData(wf, true, true, 'text_to_video')", workflow)
+    open_workflow(page)
     page.evaluate("app.queuePrompt(0)")
     page.wait_for_function("Object.keys(app.nodeOutputs).includes('8')", timeout=300_000)
     page.wait_for_timeout(3000)
@@ -80,6 +77,11 @@ def test_it_runs_and_shows_the_video(page: Any, server: ComfyServer, tmp_path: P
     shown = page.evaluate("app.nodeOutputs['8']")
     assert shown["images"][0]["filename"].endswith(".mp4")
     assert page.errors == []
+
+
+def open_workflow(page: Any) -> None:
+    workflow = json.loads(WORKFLOW.read_text())
+    page.evaluate("wf => app.loadGraphData(wf, true, true, 'text_to_video')", workflow)
 
 
 def _plain(node: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ import sentencepiece
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
 from wan_core.models.transformer import TransformerConfig, WanTransformer
 from wan_core.models.umt5 import UMT5Config, UMT5Encoder
 from wan_core.models.vae_2_1 import VAEConfig, WanVAE

@@ -19,14 +19,15 @@ LAYERS = (
     ("checkpoints",),
     ("schedulers",),
     ("sampling",),
+    ("request",),
     ("pipeline", "story"),
-    ("tiny", "commands"),
+    ("tiny",),
     ("__main__",),
     ("nodes",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # The built-in model is chosen at the outermost edge only; nothing between may know that it exists.
-MAY_IMPORT_TINY = ("tiny", "commands", "__main__", "nodes")
+MAY_IMPORT_TINY = ("tiny", "__main__", "nodes")
 COMFYUI = (
     "app",
     "comfy",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -59,9 +58,10 @@ def write_mp4(
 
 
 def frame_rate(fps: float) -> Fraction:
-    """`fps` as the fraction a container holds; 23.976 becomes 24000/1001. WanError unless 0 < fps <= 1000."""
-    if not math.isfinite(fps) or not 0 < fps <= 1000:
-        raise WanError(f"fps: {fps} is not a frame rate; give a number above 0 and up to 1000, such as 16")
+    """`fps` as a container holds it; 23.976 becomes 24000/1001. WanError unless 0.01 <= fps <= 1000."""
+    is_number = isinstance(fps, int | float) and not isinstance(fps, bool)
+    if not is_number or not 0.01 <= fps <= 1000:  # false for NaN, too
+        raise WanError(f"fps: {fps!r} is not a frame rate; give a number from 0.01 to 1000, such as 16")
     for exact in (Fraction(fps).limit_denominator(1), Fraction(round(fps * 1.001) * 1000, 1001)):
         if abs(float(exact) - fps) < 1e-3:
             return exact

@@ -1,0 +1,183 @@
+"""The command line as a user meets it: its answers, its errors in one line, its exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import av
+import pytest
+
+from wan_core import __main__ as cli
+
+PROMPT = "a red circle moves to the right"
+SMALL = ["--width", "32", "--height", "32", "--frames", "5", "--steps", "4"]
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs a command; answers exit status, stdout, stderr."""
+
+    def run_one(*arguments):
+        status = cli.main([str(argument) for argument in arguments])
+        return status, *capsys.readouterr()
+
+    return run_one
+
+
+def test_generate_writes_the_file_and_says_what_it_did(run, model_folder, tmp_path):
+    out = tmp_path / "new" / "clip.mp4"
+    status, said, progress = run(
+        "generate", PROMPT, "--out", out, "--model", model_folder, *SMALL, "--seed", "3"
+    )
+    assert status == 0
+    with av.open(str(out)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 5
+        made_by = json.loads(container.metadata["wancore"])
+    assert (made_by["prompt"], made_by["seed"], made_by["steps"]) == (PROMPT, 3, 4)
+    assert (made_by["shift"], made_by["boundary"], made_by["fps"]) == (12.0, 0.875, 16)
+    assert said.splitlines()[0] == str(out)
+    assert "5 frames, 32 x 32, 16 fps, seed 3" in said
+    assert "4 steps: 3 high_noise, then 1 low_noise; the switch falls at step 3 (timestep 799)" in said
+    assert "step 4/4  low_noise, timestep 799" in progress.splitlines()
+    assert "frame 5/5  decoded" in progress.splitlines()
+
+
+def test_every_option_arrives(run, model_folder, tmp_path):
+    out = tmp_path / "clip.mp4"
+    options = {
+        "--negative": ("negative_prompt", "blue"),
+        "--width": ("width", 48),
+        "--height": ("height", 32),
+        "--frames": ("frames", 1),
+        "--fps": ("fps", 24.0),
+        "--steps": ("steps", 2),
+        "--shift": ("shift", 5.0),
+        "--boundary": ("boundary", 0.5),
+        "--cfg-high": ("guidance_scale_high", 2.0),
+        "--cfg-low": ("guidance_scale_low", 1.0),
+        "--scheduler": ("scheduler", "euler"),
+        "--seed": ("seed", 2**64 - 1),
+    }
+    flags = [word for option, (_, value) in options.items() for word in (option, value)]
+    assert run("generate", PROMPT, "--out", out, "--model", model_folder, *flags)[0] == 0
+    with av.open(str(out)) as container:
+        made_by = json.loads(container.metadata["wancore"])
+    assert {name: made_by[name] for name, _ in options.values()} == dict(options.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["generate", "a circle", "--out", "x.mp4", "--frames", "18"], ["frames", "18", "17", "21"]),
+        (["generate", "a circle", "--out", "x.mp4", "--width", "100"], ["width", "96", "112"]),
+        (["generate", "a circle", "--out", "x.mp4", "--cfg-high", "nan"], ["nan"]),
+        (["generate", "", "--out", "x.mp4"], ["prompt", "empty"]),
+        (["generate", "a circle", "--out", "x.gif"], ["x.gif", ".mp4"]),
+        (["generate", "a circle"], ["--out"]),
+        (["generate", "a circle", "--out", "x.mp4", "--steps", "many"], ["--steps", "many"]),
+        (["generate", "a circle", "--out", "x.mp4", "--model", "nowhere"], ["nowhere"]),
+        (["plan", "--task", "t2v", "--steps", "0"], ["steps", "0"]),
+        (["plan", "--task", "s2v"], ["s2v", "t2v"]),
+        (["plan", "--task", "ti2v", "--boundary", "0.5"], ["boundary"]),
+        (["plan", "--shift", "nan"], ["shift", "nan"]),
+        (["paint"], ["paint", "generate"]),
+        ([], ["COMMAND"]),
+    ],
+    ids=lambda value: " ".join(value)[:50],
+)
+def test_a_mistake_is_one_line_and_status_2(run, model_folder, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    if arguments[:1] == ["generate"] and "--model" not in arguments:
+        arguments = [*arguments, "--model", model_folder]
+    status, said, error = run(*arguments)
+    assert (status, said) == (2, "")
+    assert error.startswith("wan_core: error: ")
+    assert error.count("\n") == 1
+    assert all(word in error for word in words), error
+    assert not list(tmp_path.glob("x.*"))
+
+
+def test_plan_as_json_and_as_text(run):
+    arguments = ["plan", "--task", "t2v", "--steps", 40, "--shift", 12, "--scheduler", "unipc"]
+    status, said, _ = run(*arguments, "--json")
+    planned = json.loads(said)
+    assert status == 0
+    assert planned.keys() == {"steps", "switch"}
+    assert planned["switch"] == 26
+    assert [step["timestep"] for step in planned["steps"]][:3] == [999, 997, 995]
+    assert {step["expert"] for step in planned["steps"][26:]} == {"low_noise"}
+    text = run(*arguments)[1]
+    assert "26 high_noise, then 14 low_noise" in text
+    assert len([line for line in text.splitlines() if "noise" in line]) >= 40
+
+
+@pytest.mark.parametrize(("task", "steps", "switch"), [("t2v", 40, 26), ("i2v", 40, 15), ("ti2v", 50, None)])
+def test_plan_takes_the_released_settings_by_default(run, task, steps, switch):
+    planned = json.loads(run("plan", "--task", task, "--json")[1])
+    assert (len(planned["steps"]), planned["switch"]) == (steps, switch)
+
+
+def test_inspect_says_what_each_file_is(run, model_folder):
+    files = sorted(model_folder.rglob("*.safetensors"))
+    status, said, _ = run("inspect", *files, "--json")
+    found = {row["file"]: row for row in json.loads(said)}
+    assert status == 0
+    assert list(found) == [str(file) for file in files]
+    fields = {"file", "family", "task", "expert", "layout", "quantization", "parameters", "problems"}
+    assert all(row.keys() == fields and row["problems"] == [] for row in found.values())
+    high = found[str(model_folder / "diffusion_models/toy_t2v_high_noise.safetensors")]
+    assert (high["family"], high["task"], high["expert"]) == ("wan-transformer", "t2v", "high_noise")
+    assert run("inspect", *files)[1].count("toy_") >= len(files)
+
+
+def test_inspect_of_a_bad_file_has_a_problem_and_status_1(run, model_folder, tmp_path):
+    (tmp_path / "page.safetensors").write_bytes(b"<!DOCTYPE html><p>not found")
+    good = model_folder / "vae/toy_vae.safetensors"
+    status, said, _ = run(
+        "inspect", good, tmp_path / "page.safetensors", tmp_path / "missing.safetensors", "--json"
+    )
+    fine, page, missing = json.loads(said)
+    assert status == 1
+    assert not fine["problems"]
+    assert "web page" in page["problems"][0]
+    assert "no such file" in missing["problems"][0]
+
+
+@pytest.mark.parametrize("command", [[], ["generate"], ["plan"], ["inspect"]])
+def test_help_reads_well(run, command):
+    with pytest.raises(SystemExit) as stopped:
+        run(*command, "--help")
+    assert stopped.value.code == 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_130_and_leaves_no_file(root, model_folder, tmp_path):
+    command = [sys.executable, "-m", "wan_core", "generate", PROMPT, "--out", str(tmp_path / "clip.mp4")]
+    command += ["--model", str(model_folder), "--steps", "1000"]
+    # A job started in the background by a shell ignores SIGINT, and its children with it: give it back.
+    process = subprocess.Popen(
+        command,
+        cwd=root,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while not process.stderr.readline().startswith("step 1/"):
+        assert process.poll() is None, "it ended before its first step"
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_module_runs_as_a_program(root):
+    command = [sys.executable, "-m", "wan_core", "plan", "--steps", "2", "--json"]
+    answer = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert len(json.loads(answer.stdout)["steps"]) == 2

@@ -1,0 +1,231 @@
+"""The command line: `python -m wan_core generate | plan | inspect`.
+
+Arguments in, words out; what they do is in pipeline.py, sampling/plan.py and checkpoints/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from tqdm import tqdm
+
+from .checkpoints import inspect, readable
+from .errors import WanError
+from .pipeline import check_output, generate, load_pipeline
+from .request import Request
+from .sampling import StepInfo, plan, plan_summary, plan_table
+from .schedulers import SCHEDULERS
+from .tiny import DEFAULTS, weights_dir
+from .variants import TASKS
+
+BUILT_IN = "wan-tiny"
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+EXAMPLES = """examples:
+  python -m wan_core generate "a red circle moves to the right" --out circle.mp4
+  python -m wan_core generate "a cat on a skateboard" --out cat.mp4 --model ComfyUI/models --steps 20
+  python -m wan_core plan --task t2v --steps 20 --shift 12 --scheduler unipc
+  python -m wan_core inspect models/*.safetensors --json"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status: 0 done, 1 a file with problems, 2 a mistake to mend, 130 stopped."""
+    try:
+        options = build_parser().parse_args(arguments)
+        return options.command(options)
+    except WanError as error:
+        print(f"wan_core: error: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print("\nwan_core: stopped", file=sys.stderr)
+        return INTERRUPTED
+
+
+# --- generate ---------------------------------------------------------------------------------------------
+
+
+def run_generate(options: argparse.Namespace) -> int:
+    """A prompt to an mp4."""
+    started = time.monotonic()
+    out = check_output(options.out)
+    built_in = options.model in (None, BUILT_IN)
+    pipeline = load_pipeline(weights_dir() if built_in else Path(options.model))
+    changes = {name: getattr(options, name) for name in REQUEST_OPTIONS if getattr(options, name) is not None}
+    request = Request.for_variant(
+        pipeline.variant, options.prompt, **(DEFAULTS if built_in else {}) | changes
+    )
+    with Progress(sys.stderr) as progress:
+        planned = generate(pipeline, request, out, progress.step, progress.chunk)
+    size = f"{request.width} x {request.height}"
+    print(out.resolve())
+    print(f"  {request.frames} frames, {size}, {request.fps:g} fps, seed {request.seed}")
+    print(f"  {plan_summary(planned)}")
+    print(f"  {time.monotonic() - started:.1f} s")
+    return 0
+
+
+class Progress:
+    """Steps, then frames: a bar on a terminal, elsewhere a plain line each."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.bar: tqdm | None = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def step(self, info: StepInfo) -> None:
+        """One sampling step is done."""
+        detail = f"{info.expert}, timestep {info.timestep}"
+        self._show("step", info.index + 1, info.total, detail)
+
+    def chunk(self, done: int, total: int) -> None:
+        """`done` of `total` frames are decoded and written."""
+        self._show("frame", done, total, "decoded")
+
+    def _show(self, unit: str, done: int, total: int, detail: str) -> None:
+        if not self.stream.isatty():
+            print(f"{unit} {done}/{total}  {detail}", file=self.stream, flush=True)
+            return
+        if self.bar is None or self.bar.unit != unit:
+            self.__exit__()
+            self.bar = tqdm(total=total, unit=unit, file=self.stream)
+        self.bar.set_postfix_str(detail, refresh=False)
+        self.bar.update(done - self.bar.n)
+
+
+# --- plan and inspect -------------------------------------------------------------------------------------
+
+
+def run_plan(options: argparse.Namespace) -> int:
+    """Every step's timestep, sigma and expert."""
+    planned = plan(options.task, options.steps, options.shift, options.scheduler, options.boundary)
+    print(as_json(planned) if options.json else plan_table(planned))
+    return 0
+
+
+def run_inspect(options: argparse.Namespace) -> int:
+    """What each file is. The exit status is 1 when one of them has problems."""
+    found = [inspect(path) for path in options.files]
+    print(as_json([one.to_dict() for one in found]) if options.json else "\n".join(map(readable, found)))
+    return FAILED if any(one.problems for one in found) else 0
+
+
+def as_json(value: Any) -> str:
+    """JSON as the standard has it: never a bare NaN."""
+    return json.dumps(value, indent=2, allow_nan=False)
+
+
+# --- arguments --------------------------------------------------------------------------------------------
+
+# Fields of Request that an option of the same name may change.
+REQUEST_OPTIONS = (
+    *("negative_prompt", "width", "height", "frames", "fps", "steps", "shift", "boundary"),
+    *("guidance_scale_high", "guidance_scale_low", "scheduler", "seed"),
+)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Mistakes in arguments are told like all others: in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise WanError(f"{message} (see {self.prog} --help)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command and option, with its help."""
+    parser = OneLineParser(
+        prog="python -m wan_core",
+        description="Wan2.2 video models: a sentence becomes a video.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_generate(commands.add_parser("generate", help="make a video from a prompt"))
+    _add_plan(commands.add_parser("plan", help="show every step's timestep, sigma and expert; runs nothing"))
+    _add_inspect(commands.add_parser("inspect", help="say what a checkpoint file is"))
+    return parser
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Make a video from a prompt. Settings left out take the model's own: the released ones, or for the "
+        f"built-in {BUILT_IN} " + ", ".join(f"{name} {value}" for name, value in DEFAULTS.items()) + "."
+    )
+    parser.set_defaults(command=run_generate)
+    add = parser.add_argument
+    add("prompt", metavar="PROMPT", help="what the video shows")
+    add(
+        "--out", required=True, metavar="FILE.mp4", help="where the video goes; its folder is made if need be"
+    )
+    add(
+        "--model",
+        metavar="FOLDER",
+        help="a folder with both experts, the text encoder and the VAE, flat or in diffusion_models/, "
+        f"text_encoders/ and vae/ as in ComfyUI's models folder (default: the built-in {BUILT_IN})",
+    )
+    add("--negative", dest="negative_prompt", metavar="TEXT", help="what the video should not show")
+    add("--width", type=int, metavar="PIXELS", help="a multiple of 16")
+    add("--height", type=int, metavar="PIXELS", help="a multiple of 16")
+    add("--frames", type=int, metavar="N", help="4n+1: 1, 5, 9, ... 17, ... 81")
+    add("--fps", type=float, metavar="RATE", help="frames per second")
+    add("--steps", type=int, metavar="N", help="sampling steps")
+    add("--shift", type=float, metavar="S", help="how many of the steps are spent on high noise levels")
+    add(
+        "--boundary",
+        type=float,
+        metavar="B",
+        help="noise level, 0 to 1, below which the low-noise expert works",
+    )
+    add(
+        "--cfg-high",
+        dest="guidance_scale_high",
+        type=float,
+        metavar="G",
+        help="guidance of the high-noise expert",
+    )
+    add(
+        "--cfg-low",
+        dest="guidance_scale_low",
+        type=float,
+        metavar="G",
+        help="guidance of the low-noise expert",
+    )
+    add("--scheduler", choices=SCHEDULERS, help="the solver (default: unipc)")
+    add("--seed", type=int, metavar="N", help="the same seed gives the same video (default: 0)")
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Show every step's timestep, sigma and expert, and where the experts switch."
+    parser.set_defaults(command=run_plan)
+    add = parser.add_argument
+    add("--task", choices=TASKS, default="t2v", help="which model's defaults to take (default: %(default)s)")
+    add("--steps", type=int, metavar="N", help="sampling steps (default: as released, 40 or 50)")
+    add("--shift", type=float, metavar="S", help="schedule shift (default: as released, 12 or 5)")
+    add("--scheduler", choices=SCHEDULERS, default="unipc", help="the solver (default: %(default)s)")
+    add("--boundary", type=float, metavar="B", help="switch point, 0 to 1 (default: as released)")
+    add("--json", action="store_true", help='{"steps": [{"timestep", "sigma", "expert"}], "switch": index}')
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Say what each file is, from its header alone: nothing is loaded and nothing in it is run. "
+        "The exit status is 1 when a file has problems."
+    )
+    parser.set_defaults(command=run_inspect)
+    parser.add_argument("files", nargs="+", metavar="FILE", help="checkpoint files")
+    parser.add_argument("--json", action="store_true", help="a list with one object per file")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,308 @@
+"""START HERE. A sentence becomes an mp4:
+
+    pipeline = load_pipeline("models")                     # reads headers, loads nothing yet
+    request = Request.for_variant(pipeline.variant, "a red circle moves to the right")
+    generate(pipeline, request, "circle.mp4")
+
+`generate` is the whole walk: prompt to context (text/, models/umt5.py), noise to latent (sampling/,
+schedulers/, models/transformer.py), latent to frames (models/vae_2_1.py), frames to a file (media/). A
+network is in memory only while its part lasts, and of the two experts only the one whose turn it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .checkpoints import (
+    Checkpoint,
+    Inspection,
+    check_pair,
+    check_text_encoder,
+    inspect,
+    load_module,
+    open_checkpoint,
+    transformer_config,
+    umt5_config,
+    vae_config,
+)
+from .checkpoints.layouts import TRANSFORMER, UMT5
+from .errors import WanError
+from .media.mp4 import write_mp4
+from .models.transformer import WanTransformer
+from .models.umt5 import UMT5Encoder
+from .models.vae_2_1 import WanVAE, denormalize_latent
+from .request import Request
+from .sampling import StepInfo, denoise, make_noise, plan_experts
+from .sampling.experts import HIGH_NOISE, LOW_NOISE
+from .sampling.plan import Plan
+from .schedulers import make_schedule
+from .text.cleaning import clean_prompt
+from .text.tokenizer import MAX_TOKENS, Tokenizer
+from .variants import T2V_A14B, Variant
+
+log = logging.getLogger("wancore")
+
+# Where ComfyUI's users keep the parts; a folder may also hold them all side by side.
+SUBFOLDERS = ("", "diffusion_models", "unet", "text_encoders", "clip", "vae")
+
+Module = TypeVar("Module", bound=nn.Module)
+OnStep = Callable[[StepInfo], None]
+OnFrames = Callable[[int, int], None]  # frames written, frames in all
+
+
+# --- load -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The files of one model, opened but not read, and where its networks will compute."""
+
+    variant: Variant
+    experts: Mapping[str, Checkpoint]  # by expert name: "high_noise" and "low_noise"
+    text_encoder: Checkpoint
+    vae: Checkpoint
+    tokenizer: Tokenizer
+    device: torch.device
+    dtype: torch.dtype  # what the transformers compute in; text encoder and VAE: float32
+
+
+def load_pipeline(
+    folder: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> Pipeline:
+    """Find the parts of a model in a folder, by what their headers say; the experts by their names.
+
+    By default it computes in bfloat16 on the GPU, or where there is none in float32 on the CPU. A WanError
+    names the part that is missing, there twice, damaged, or of another model.
+    """
+    variant = T2V_A14B
+    found = _inspect_folder(Path(folder))
+
+    def part(name: str, family: str, **wanted: str) -> Checkpoint:
+        return open_checkpoint(_only(found, Path(folder), name, {"family": family, **wanted}))
+
+    high = part("high-noise expert", TRANSFORMER, task=variant.task, expert=HIGH_NOISE)
+    low = part("low-noise expert", TRANSFORMER, task=variant.task, expert=LOW_NOISE)
+    text_encoder = part("text encoder", UMT5)
+    vae = part("VAE", variant.vae_family)
+    check_pair(high, low)
+    check_text_encoder(text_encoder, high)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Pipeline(
+        variant=variant,
+        experts={HIGH_NOISE: high, LOW_NOISE: low},
+        text_encoder=text_encoder,
+        vae=vae,
+        tokenizer=_tokenizer(text_encoder),
+        device=device,
+        dtype=dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16),
+    )
+
+
+# --- generate ---------------------------------------------------------------------------------------------
+
+
+def generate(
+    pipeline: Pipeline,
+    request: Request,
+    path: str | Path,
+    on_step: OnStep | None = None,
+    on_frames: OnFrames | None = None,
+) -> Plan:
+    """Make the video a request asks for and write it to `path`; the answer is the expert plan it followed.
+
+    Everything is checked first: WanError names the field or file that is wrong before any network is loaded.
+    What a callback raises ends the run, and no file is left.
+    """
+    path = check_output(path)
+    negative_prompt = check_request(pipeline, request)
+    context, negative_context = encode_prompts(pipeline, [request.prompt, negative_prompt])
+    followed: Plan = {"steps": [], "switch": None}
+    latent = sample(pipeline, request, context, negative_context, _noted(followed, on_step))
+    chunks = _counted(decode(pipeline, latent), request.frames, on_frames)
+    write_mp4(chunks, path, request.fps, {"wancore": _provenance(pipeline, request)})
+    return followed
+
+
+def encode_prompts(pipeline: Pipeline, prompts: list[str]) -> list[Tensor]:
+    """The context of each prompt, (1, L, D) with L its real tokens, on the pipeline's device."""
+    checkpoint = pipeline.text_encoder
+    encoder = _load(UMT5Encoder(umt5_config(checkpoint.header), device="meta"), checkpoint, pipeline.device)
+    contexts = []
+    for prompt in prompts:  # one by one, so that no prompt's numbers depend on another's length
+        ids, mask = (table.to(pipeline.device) for table in pipeline.tokenizer([prompt]))  # (1, 512) each
+        with torch.no_grad():
+            contexts.append(encoder(ids, mask)[:, : int(mask.sum())])
+    return contexts
+
+
+def sample(
+    pipeline: Pipeline,
+    request: Request,
+    context: Tensor,
+    negative_context: Tensor,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """The raw latent (1, 16, F, h, w) of a request, as the VAE decodes it."""
+    schedule = make_schedule(request.scheduler, request.steps, request.shift)
+    noise = make_noise(request.latent_shape(pipeline.variant), request.seed).to(pipeline.device)
+    latent = denoise(
+        noise,
+        OneAtATime(pipeline),
+        context,
+        negative_context,
+        request.guidance_scale,
+        schedule,
+        plan_experts(schedule.timesteps, request.boundary),
+        on_step,
+    )
+    return denormalize_latent(latent)
+
+
+def decode(pipeline: Pipeline, latent: Tensor) -> Iterator[Tensor]:
+    """Frames of a raw latent, a chunk at a time: (1, H, W, 3), then (4, H, W, 3) each, 0..1."""
+    checkpoint = pipeline.vae
+    vae = _load(
+        WanVAE(vae_config(checkpoint.header), device="meta"), checkpoint, pipeline.device, torch.float32
+    )
+    with torch.no_grad():
+        for video in vae.decode_chunks(
+            latent.to(pipeline.device, torch.float32)
+        ):  # (1, 3, 1 or 4, H, W) -1..1
+            yield video[0].permute(1, 2, 3, 0).add(1.0).div(2.0).clamp(0.0, 1.0)
+
+
+class OneAtATime:
+    """The experts as the loop asks for them: each is loaded when its turn comes, and the last one let go."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._network: WanTransformer | None = None
+
+    def at(self, name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """Bring in an expert by name. The answer holds no network itself, so the loop keeps no old one."""
+        self._network = None
+        pipeline, checkpoint = self._pipeline, self._pipeline.experts[name]
+        log.info("%s: loading the %s expert", checkpoint.file, name)
+        network = WanTransformer(transformer_config(checkpoint.header), device="meta")
+        network.compute_dtype = pipeline.dtype
+        # float16 and bfloat16 stay as stored; float32 on a GPU would be 57 GB for each 14B expert.
+        dtype = pipeline.dtype if checkpoint.inspection.quantization == "float32" else None
+        self._network = _load(network, checkpoint, pipeline.device, dtype)
+        return self._velocity
+
+    def _velocity(self, latent: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
+        return self._network(latent, timestep, context)
+
+
+# --- checks -----------------------------------------------------------------------------------------------
+
+
+def check_request(pipeline: Pipeline, request: Request) -> str:
+    """Raise WanError unless the model can make the request; returns the negative prompt to use.
+
+    An empty one stands for the released negative prompt, as in the released code.
+    """
+    request.validate(pipeline.variant)
+    negative_prompt = request.negative_prompt
+    if not clean_prompt(negative_prompt):
+        negative_prompt = pipeline.variant.negative_prompt
+    for field, text in (("prompt", request.prompt), ("negative prompt", negative_prompt)):
+        if (count := pipeline.tokenizer.count(text)) > MAX_TOKENS:
+            raise WanError(f"{field}: {count} tokens, and the model reads at most {MAX_TOKENS}; shorten it")
+    return negative_prompt
+
+
+def check_output(path: str | Path) -> Path:
+    """The path as a Path if an mp4 can be written there. Raises WanError."""
+    path = Path(path)
+    if path.suffix.lower() != ".mp4":
+        raise WanError(
+            f"out: {path} does not end in .mp4, and mp4 is what is written; call it {path.stem}.mp4"
+        )
+    if path.is_dir():
+        raise WanError(f"out: {path} is a folder; name a file in it")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise WanError(f"out: nothing can be written into {folder}; choose another folder")
+    return path
+
+
+# --- helpers ----------------------------------------------------------------------------------------------
+
+
+def _inspect_folder(folder: Path) -> list[Inspection]:
+    """What the weight files in a models folder are; those of no Wan model are among them."""
+    if not folder.is_dir():
+        raise WanError(f"model: there is no folder {folder}; give one that holds the model's files")
+    places = [folder / name for name in SUBFOLDERS if (folder / name).is_dir()]
+    return [inspect(path) for place in places for path in sorted(place.glob("*.safetensors"))]
+
+
+def _only(found: list[Inspection], folder: Path, part: str, wanted: Mapping[str, str]) -> Path:
+    """The one file that is this part of the model: the one whose inspection says all that is wanted."""
+    fitting = [one.file for one in found if all(getattr(one, key) == value for key, value in wanted.items())]
+    if len(fitting) == 1:
+        return Path(fitting[0])
+    if fitting:
+        names = " and ".join(Path(file).name for file in fitting[:3])
+        raise WanError(
+            f"{folder}: {len(fitting)} files could be the {part} ({names}); leave one in the folder"
+        )
+    seen = ", ".join(f"{Path(one.file).name}: {one.words}" for one in found[:6]) or "none at all"
+    damaged = next((f"; {one.problems[0]}" for one in found if one.problems), "")
+    raise WanError(f"{folder}: no {part} of {T2V_A14B.title} among its .safetensors files ({seen}){damaged}")
+
+
+def _tokenizer(text_encoder: Checkpoint) -> Tokenizer:
+    """The tokenizer inside the text encoder's file, or beside it as spiece.model or tokenizer.json."""
+    spiece = text_encoder.spiece_model()
+    return (
+        Tokenizer.from_path(text_encoder.path.parent)
+        if spiece is None
+        else Tokenizer.from_spiece(spiece, text_encoder.file)
+    )
+
+
+def _load(
+    module: Module, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | None = None
+) -> Module:
+    """A module built on meta with its weights, as stored or in `dtype`, on the device."""
+    return load_module(module, checkpoint, dtype).to(device)
+
+
+def _noted(followed: Plan, on_step: OnStep | None) -> OnStep:
+    """`on_step` that also notes down what each step was."""
+
+    def note(info: StepInfo) -> None:
+        if info.expert == LOW_NOISE and followed["switch"] is None:
+            followed["switch"] = info.index
+        followed["steps"].append({"timestep": info.timestep, "sigma": info.sigma, "expert": info.expert})
+        if on_step is not None:
+            on_step(info)
+
+    return note
+
+
+def _counted(chunks: Iterator[Tensor], total: int, on_frames: OnFrames | None) -> Iterator[Tensor]:
+    done = 0
+    for frames in chunks:
+        yield frames
+        done += len(frames)
+        if on_frames is not None:
+            on_frames(done, total)
+
+
+def _provenance(pipeline: Pipeline, request: Request) -> str:
+    """What made the video, as JSON. Not under "prompt" or "workflow": ComfyUI takes those for graphs."""
+    files = {name: checkpoint.file for name, checkpoint in pipeline.experts.items()}
+    return json.dumps({"model": pipeline.variant.name, "experts": files, **dataclasses.asdict(request)})

@@ -113,7 +113,7 @@ def _tensor(name: str, entry: object, data_begin: int, path: Path) -> TensorInfo
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise WanError(f"{where} has the unknown dtype {shown(str(dtype))!r}; {DAMAGED}")
-    if not _whole_numbers(shape) or len(shape) > MOST_AXES or math.prod(shape) > MOST_ELEMENTS:
+    if not _whole_numbers(shape) or _absurd(shape):
         raise WanError(f"{where} has the impossible shape {shown(str(shape))}; {DAMAGED}")
     if not _whole_numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise WanError(f"{where} has the impossible byte range {shown(str(offsets))}; {DAMAGED}")
@@ -124,6 +124,10 @@ def _tensor(name: str, entry: object, data_begin: int, path: Path) -> TensorInfo
             f"{where} of {dtype} {list(shape)} needs {need:,} bytes and is given {end - begin:,}; {DAMAGED}"
         )
     return TensorInfo(dtype, tuple(shape), data_begin + begin, data_begin + end)
+
+
+def _absurd(shape: list[int]) -> bool:
+    return len(shape) > MOST_AXES or max(shape, default=0) > LARGEST_AXIS or math.prod(shape) > MOST_ELEMENTS
 
 
 def _whole_numbers(value: object) -> bool:

@@ -22,7 +22,7 @@ from .request import Request
 from .sampling import StepInfo, plan, plan_summary, plan_table
 from .schedulers import SCHEDULERS
 from .tiny import DEFAULTS, weights_dir
-from .variants import TASKS
+from .variants import T2V_A14B, TASKS
 
 BUILT_IN = "wan-tiny"
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -158,12 +158,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Make a video from a prompt. Settings left out take the model's own: the released ones, or for the "
-        f"built-in {BUILT_IN} " + ", ".join(f"{name} {value}" for name, value in DEFAULTS.items()) + "."
-    )
+    parser.description = "Make a video from a prompt. Settings that are left out are the model's own."
     parser.set_defaults(command=run_generate)
     add = parser.add_argument
+    own = _with_defaults
     add("prompt", metavar="PROMPT", help="what the video shows")
     add(
         "--out", required=True, metavar="FILE.mp4", help="where the video goes; its folder is made if need be"
@@ -174,35 +172,32 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         help="a folder with both experts, the text encoder and the VAE, flat or in diffusion_models/, "
         f"text_encoders/ and vae/ as in ComfyUI's models folder (default: the built-in {BUILT_IN})",
     )
-    add("--negative", dest="negative_prompt", metavar="TEXT", help="what the video should not show")
-    add("--width", type=int, metavar="PIXELS", help="a multiple of 16")
-    add("--height", type=int, metavar="PIXELS", help="a multiple of 16")
-    add("--frames", type=int, metavar="N", help="4n+1: 1, 5, 9, ... 17, ... 81")
-    add("--fps", type=float, metavar="RATE", help="frames per second")
-    add("--steps", type=int, metavar="N", help="sampling steps")
-    add("--shift", type=float, metavar="S", help="how many of the steps are spent on high noise levels")
     add(
-        "--boundary",
-        type=float,
-        metavar="B",
-        help="noise level, 0 to 1, below which the low-noise expert works",
+        "--negative",
+        dest="negative_prompt",
+        metavar="TEXT",
+        help="what the video should not show (default: as released)",
     )
-    add(
-        "--cfg-high",
-        dest="guidance_scale_high",
-        type=float,
-        metavar="G",
-        help="guidance of the high-noise expert",
-    )
-    add(
-        "--cfg-low",
-        dest="guidance_scale_low",
-        type=float,
-        metavar="G",
-        help="guidance of the low-noise expert",
-    )
-    add("--scheduler", choices=SCHEDULERS, help="the solver (default: unipc)")
-    add("--seed", type=int, metavar="N", help="the same seed gives the same video (default: 0)")
+    add("--width", type=int, metavar="PIXELS", help=own("a multiple of 16", "width"))
+    add("--height", type=int, metavar="PIXELS", help=own("a multiple of 16", "height"))
+    add("--frames", type=int, metavar="N", help=own("4n+1", "frames"))
+    add("--fps", type=float, metavar="RATE", help=own("frames per second", "fps"))
+    add("--steps", type=int, metavar="N", help=own("sampling steps", "steps"))
+    add("--shift", type=float, metavar="S", help=own("more of the steps on high noise", "shift"))
+    low = "noise level, 0 to 1, below which the low-noise expert works"
+    add("--boundary", type=float, metavar="B", help=own(low, "boundary"))
+    for expert in ("high", "low"):
+        field, what = f"guidance_scale_{expert}", f"guidance of the {expert}-noise expert"
+        add(f"--cfg-{expert}", dest=field, type=float, metavar="G", help=own(what, field))
+    add("--scheduler", metavar="NAME", help=own(f"the solver: {', '.join(SCHEDULERS)}", "scheduler"))
+    add("--seed", type=int, metavar="N", help=own("the same seed gives the same video", "seed"))
+
+
+def _with_defaults(what: str, field: str) -> str:
+    """Help for an option that sets a field of Request: what it is, and what it is when left out."""
+    released = getattr(Request.for_variant(T2V_A14B, ""), field)
+    built_in = DEFAULTS.get(field, released)
+    return f"{what} (default: {released}" + (")" if built_in == released else f", {BUILT_IN} {built_in})")
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
@@ -212,7 +207,8 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     add("--task", choices=TASKS, default="t2v", help="which model's defaults to take (default: %(default)s)")
     add("--steps", type=int, metavar="N", help="sampling steps (default: as released, 40 or 50)")
     add("--shift", type=float, metavar="S", help="schedule shift (default: as released, 12 or 5)")
-    add("--scheduler", choices=SCHEDULERS, default="unipc", help="the solver (default: %(default)s)")
+    solvers = f"the solver: {', '.join(SCHEDULERS)} (default: %(default)s)"
+    add("--scheduler", metavar="NAME", default="unipc", help=solvers)
     add("--boundary", type=float, metavar="B", help="switch point, 0 to 1 (default: as released)")
     add("--json", action="store_true", help='{"steps": [{"timestep", "sigma", "expert"}], "switch": index}')
 

@@ -12,6 +12,7 @@ from .sampling.experts import check_boundary
 from .sampling.guidance import guidance_by_expert
 from .sampling.noise import make_noise
 from .schedulers import make_schedule
+from .text.cleaning import clean_prompt
 from .variants import Variant
 
 # The rotary tables know 1024 positions per axis; these stay well inside and still catch a slipped digit.
@@ -93,7 +94,9 @@ def check_text(field: str, text: str, may_be_empty: bool) -> None:
     """Refuse what is no text, and an empty prompt. Raises WanError."""
     if not isinstance(text, str):
         raise WanError(f"{field}: {text!r} is not text")
-    if not may_be_empty and not text.strip():
+    if not text.isascii() and text.encode("utf-8", "replace").decode() != text:
+        raise WanError(f"{field}: {text!r} holds bytes that are no UTF-8 text; type it again")
+    if not may_be_empty and not clean_prompt(text):
         raise WanError(f"{field}: it is empty; say what the video should show")
 
 

@@ -136,6 +136,8 @@ NAN = float("nan")
     ("changes", "words"),
     [
         ({"prompt": "  \n"}, ["prompt", "empty"]),
+        ({"prompt": "&nbsp;"}, ["prompt", "empty"]),
+        ({"prompt": "caf\udce9"}, ["prompt", "UTF-8"]),
         ({"prompt": None}, ["prompt", "None"]),
         ({"prompt": "red " * 2000}, ["prompt", "2001", "512"]),
         ({"negative_prompt": "red " * 2000}, ["negative prompt", "2001", "512"]),

@@ -1,0 +1,177 @@
+"""Train wan-tiny's VAE: first on single frames, then on short clips, then on whole ones.
+
+    python -m wan_core.tiny.train_vae --out runs/vae
+
+Writes `state.pt` (resumable) and `vae.safetensors` (averaged weights, its own latent scale) into --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..models.vae_2_1 import VAEConfig, WanVAE
+from .scenes import draw_frame, random_scene
+
+log = logging.getLogger("wancore")
+TINY_VAE = VAEConfig(dim=12)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Some of the training: how many steps, on how many clips of how many frames, cropped to what size."""
+
+    steps: int
+    batch: int
+    frames: int
+    crop: int
+    learning_rate: float
+    last_rate: float
+    decoder_only: bool = False  # the encoder is done: latents may be written meanwhile
+
+
+STAGES = (
+    Stage(steps=1500, batch=8, frames=1, crop=64, learning_rate=1.2e-3, last_rate=6e-4),
+    Stage(steps=1500, batch=4, frames=5, crop=64, learning_rate=8e-4, last_rate=4e-4),
+    Stage(steps=600, batch=1, frames=17, crop=96, learning_rate=4e-4, last_rate=1e-5, decoder_only=True),
+)
+
+
+class TrainingOps:
+    """`torch.nn`, with a 3-D convolution that skips the all-zero history of single-frame batches."""
+
+    Conv2d = nn.Conv2d
+    single_frames = False
+
+    class Conv3d(nn.Conv3d):
+        def forward(self, x: Tensor) -> Tensor:
+            if not TrainingOps.single_frames:
+                return super().forward(x)
+            now = F.conv2d(x[:, :, -1], self.weight[:, :, -1], self.bias, padding=self.padding[1:])
+            return now.unsqueeze(2)
+
+
+def start_weights(vae: WanVAE, seed: int) -> None:
+    """Variance-keeping layers, quiet residual branches, and no look into the past yet."""
+    torch.manual_seed(seed)
+    for name, layer in vae.named_modules():
+        if not isinstance(layer, nn.Conv2d | nn.Conv3d):
+            continue
+        with torch.no_grad():
+            fan_in = layer.in_channels * layer.kernel_size[-1] * layer.kernel_size[-2]
+            layer.weight.normal_(std=fan_in**-0.5)
+            layer.bias.zero_()
+            if layer.weight.ndim == 5 and layer.kernel_size[0] == 3:
+                layer.weight[:, :, :2] = 0.0
+            if name.endswith("time_conv"):  # begin by copying the present frame
+                copies = layer.out_channels // layer.in_channels
+                layer.weight[:, :, -1, 0, 0] = torch.eye(layer.in_channels).repeat(copies, 1)
+            elif name.endswith("residual.6"):
+                layer.weight.mul_(0.3)
+            elif name.endswith("proj"):
+                layer.weight.zero_()
+
+
+def make_batch(stage: Stage, rng: np.random.Generator) -> Tensor:
+    """(B, 3, T, crop, crop) in -1..1: consecutive frames of random scenes, cropped at random."""
+    clips = []
+    for _ in range(stage.batch):
+        scene = random_scene(rng)
+        first = int(rng.integers(0, 17 - stage.frames + 1))
+        top, left = rng.integers(0, 96 - stage.crop + 1, size=2)
+        times = np.arange(first, first + stage.frames) / 16
+        clip = np.stack([draw_frame(scene, t) for t in times])
+        clips.append(clip[:, top : top + stage.crop, left : left + stage.crop])
+    return torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).contiguous() * 2 - 1
+
+
+def loss_of(
+    vae: WanVAE, video: Tensor, generator: torch.Generator, decoder_only: bool = False
+) -> tuple[Tensor, float]:
+    """Reconstruction through a slightly noisy latent whose channels are kept near unit scale; and PSNR."""
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.set_grad_enabled(not decoder_only):
+            latent = vae.encode_whole(video).float()
+        noisy = latent + 0.1 * torch.randn(latent.shape, generator=generator)
+        rebuilt = vae.decode_whole(noisy).float()
+    error = rebuilt - video
+    square = error.square().mean()
+    mean = latent.mean(dim=(0, 2, 3, 4))
+    spread = latent.var(dim=(0, 2, 3, 4))
+    scale = mean.square().mean() + (spread - 1).square().mean()
+    psnr = -10 * float(torch.log10(square.detach() / 4))
+    return error.abs().mean() + 4 * square + 0.01 * scale, psnr
+
+
+def train(out: Path, seed: int = 0, hours: float = 2.0) -> None:
+    """Run all stages, resuming from `out`/state.pt when there is one; stop after `hours` at the latest."""
+    out.mkdir(parents=True, exist_ok=True)
+    torch.set_flush_denormal(True)
+    vae = WanVAE(TINY_VAE, ops=TrainingOps)
+    start_weights(vae, seed)
+    average = {k: v.clone() for k, v in vae.state_dict().items()}
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
+    state_file, done = out / "state.pt", 0
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        vae.load_state_dict(state["vae"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, done = state["average"], state["done"]
+    began = saved = time.time()
+    ends = np.cumsum([s.steps for s in STAGES])
+    while done < ends[-1] and time.time() - began < hours * 3600:
+        index = int(np.searchsorted(ends, done, side="right"))
+        stage = STAGES[index]
+        part = (done - (ends[index] - stage.steps)) / stage.steps
+        rate = stage.last_rate + (stage.learning_rate - stage.last_rate) * (1 + np.cos(np.pi * part)) / 2
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (done + 1) / 40)
+        TrainingOps.single_frames = stage.frames == 1
+        rng = np.random.default_rng((seed, done))
+        generator = torch.Generator().manual_seed(done)
+        loss, psnr = loss_of(vae, make_batch(stage, rng), generator, stage.decoder_only)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        done += 1
+        keep = min(0.998, done / (done + 20))
+        for name, value in vae.state_dict().items():
+            average[name].lerp_(value, 1 - keep)
+        if done % 50 == 0:
+            log.info("step %d loss %.4f psnr %.2f  %.0f s", done, loss.item(), psnr, time.time() - began)
+        if time.time() - saved > 120 or done in ends:
+            saved = time.time()
+            state = {
+                "vae": vae.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "average": average,
+                "done": done,
+            }
+            torch.save(state, state_file)
+            save_file(average, out / "vae.safetensors")
+    save_file(average, out / "vae.safetensors")
+
+
+def main() -> None:
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=shape)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--hours", type=float, default=2.0)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    train(args.out, args.seed, args.hours)
+
+
+if __name__ == "__main__":
+    main()

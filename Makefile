@@ -6,6 +6,7 @@ VENV ?= .venv
 TORCH ?= 2.13.0
 PROMPT ?= a red circle moves to the right over a dark background
 OUT ?= out/demo.mp4
+TESTS ?= tests
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --constraint constraints.txt
@@ -16,7 +17,7 @@ demo: $(VENV)/runtime.stamp
 	$(BIN)/python -m wan_core generate "$(PROMPT)" --out "$(OUT)"
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest tests $(ARGS)
+	$(BIN)/python -m pytest $(TESTS)
 
 lint: $(VENV)/test.stamp
 	$(BIN)/python -m ruff check .

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
+from ..wan_core.tiny import weights_dir
 from .decode import WanCoreDecode
 from .empty_video_latent import WanCoreEmptyVideoLatent
 from .expert_plan import WanCoreExpertPlan
@@ -29,9 +28,7 @@ NODES: list[type[io.ComfyNode]] = [
     WanCoreExpertPlan,
 ]
 
-# The built-in model, laid out like ComfyUI's own models folder.
-BUILT_IN_WEIGHTS = Path(__file__).parent.parent / "wan_core" / "tiny" / "weights"
-BUILT_IN_FOLDERS = ("diffusion_models", "text_encoders", "vae")
+MODEL_FOLDERS = ("diffusion_models", "text_encoders", "vae")
 
 
 class WanCoreExtension(ComfyExtension):
@@ -39,8 +36,8 @@ class WanCoreExtension(ComfyExtension):
 
     async def on_load(self) -> None:
         """List the built-in model's files beside the user's own, without copying them."""
-        for folder in BUILT_IN_FOLDERS:
-            folder_paths.add_model_folder_path(folder, str(BUILT_IN_WEIGHTS / folder))
+        for folder in MODEL_FOLDERS:
+            folder_paths.add_model_folder_path(folder, str(weights_dir() / folder))
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """The node classes, in the order in which a graph uses them."""

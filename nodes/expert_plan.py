@@ -73,6 +73,7 @@ def schedule_inputs() -> list[io.Input]:
             min=Least(0.001),
             max=1000.0,
             step=0.1,
+            round=0.001,
             tooltip="How long the schedule stays at high noise. Released: 12 for T2V, 5 for I2V.",
         ),
         io.Float.Input(
@@ -81,6 +82,7 @@ def schedule_inputs() -> list[io.Input]:
             min=Least(0.0),
             max=1.0,
             step=0.005,
+            round=0.0001,
             tooltip="The noise level at which the low-noise expert takes over. Released: 0.875 for T2V, "
             "0.9 for I2V.",
         ),

@@ -110,9 +110,12 @@ def model_path(folder: str, name: str) -> Path:
     return Path(path)
 
 
-def file_state(*paths: Path) -> list[tuple[str, int, int]]:
-    """Changes when one of the files does; ComfyUI then loads it again."""
-    return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
+def file_state(*paths: Path) -> list[tuple[int, int]]:
+    """Changes when one of the files does; ComfyUI then loads it again.
+
+    No paths in it: core writes the answer into the graph that every saved video carries.
+    """
+    return [(path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
 
 
 def resting(tensor: Tensor) -> Tensor:

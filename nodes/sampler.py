@@ -101,6 +101,7 @@ def guidance_input(name: str, default: float, expert: str) -> io.Float.Input:
         min=Least(0.0),
         max=100.0,
         step=0.1,
+        round=0.01,
         tooltip=f"How strictly the {expert} expert follows the prompt; 1 halves its work and ignores the "
         "negative prompt.",
     )

@@ -37,6 +37,7 @@ class WanCoreSaveVideo(io.ComfyNode):
                     min=Least(0.01),
                     max=1000.0,
                     step=1.0,
+                    round=0.001,
                     tooltip="Frames per second. The A14B models are made for 16.",
                 ),
                 io.String.Input(

@@ -9,13 +9,12 @@ import comfy.sd
 from comfy_api.latest import io
 
 from ..wan_core.errors import WanError
+from ..wan_core.request import check_text
 from ..wan_core.text.cleaning import clean_prompt
 from ..wan_core.text.tokenizer import MAX_TOKENS
 from ..wan_core.variants import T2V_A14B
 from .handles import TextEncoderHandle
 from .sockets import CATEGORY, WanTextEncoder
-
-NO_PROMPT = "positive: the prompt is empty; say what the video should show"
 
 
 class WanCoreTextEncode(io.ComfyNode):
@@ -59,14 +58,17 @@ class WanCoreTextEncode(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, positive: str | None) -> bool | str:
         """Refuse an empty prompt when the graph is queued; None comes from a link and is checked later."""
-        return True if positive is None or clean_prompt(positive) else NO_PROMPT
+        try:
+            check_text("positive", "linked" if positive is None else positive, may_be_empty=False)
+        except WanError as error:
+            return str(error)
+        return True
 
     @classmethod
     def execute(
         cls, text_encoder: TextEncoderHandle | comfy.sd.CLIP, positive: str, negative: str
     ) -> io.NodeOutput:
-        if not clean_prompt(positive):
-            raise WanError(NO_PROMPT)
+        check_text("positive", positive, may_be_empty=False)
         negative = negative if clean_prompt(negative) else T2V_A14B.negative_prompt
         encode = text_encoder.encode if isinstance(text_encoder, TextEncoderHandle) else core(text_encoder)
         return io.NodeOutput(encode("positive", positive), encode("negative", negative))

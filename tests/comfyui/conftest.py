@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from .comfy_server import ROOT, ComfyServer, find_comfyui
+from .comfy_server import ROOT, ComfyServer, Run, find_comfyui
 from .toy_weights import write_toy_weights
+from .videos import read_mp4
 
 BUILT_IN = ROOT / "wan_core" / "tiny" / "weights"
 WORKFLOWS = ROOT / "example_workflows"
@@ -45,10 +47,11 @@ def text_to_video() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def node_id() -> Callable[[dict[str, Any], str], str]:
-    """Finds a node of a graph by its class."""
+def frames_of(server: ComfyServer) -> Callable[[Run], np.ndarray]:
+    """Fetches the video of a run's Save Video node: frames (F, H, W, 3), uint8."""
 
-    def find(prompt: dict[str, Any], class_type: str) -> str:
-        return next(key for key, node in prompt.items() if node["class_type"] == class_type)
+    def fetch(run: Run) -> np.ndarray:
+        assert run.ok, run.entry["status"]
+        return read_mp4(server.view(run.outputs["8"]["images"][0]))
 
-    return find
+    return fetch

@@ -1,21 +1,132 @@
-"""The example workflow through a real ComfyUI's queue.
+"""The example workflow through a real ComfyUI's queue: prompt in, mp4 out.
 
 pytest tests/comfyui/test_text_to_video.py
 """
 
 from __future__ import annotations
 
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 
-from .comfy_server import ComfyServer
+from .comfy_server import ROOT, ComfyServer, Run
+from .conftest import BUILT_IN
+from .videos import psnr, read_mp4
 
 pytestmark = pytest.mark.comfy
 
+WORKFLOWS = sorted((ROOT / "example_workflows" / "api").glob("*.json"))
 
-def test_the_example_becomes_an_mp4(server: ComfyServer, text_to_video: dict[str, Any]) -> None:
-    run = server.run(text_to_video)
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_every_workflow_runs(server: ComfyServer, path: Path) -> None:
+    run = server.run(json.loads(path.read_text()))
     assert run.ok, run.entry["status"]
-    print(run.outputs)
-    print([e for e in run.events("progress")][:4])
+
+
+@pytest.fixture(scope="module")
+def example() -> dict[str, Any]:
+    """The text-to-video graph with a seed of its own, so that nothing of it is cached."""
+    graph = json.loads((ROOT / "example_workflows" / "api" / "text_to_video.json").read_text())
+    graph["6"]["inputs"]["seed"] = 20
+    return graph
+
+
+@pytest.fixture(scope="module")
+def run(server: ComfyServer, example: dict[str, Any]) -> Run:
+    """That graph run once."""
+    finished = server.run(example)
+    assert finished.ok, finished.entry["status"]
+    return finished
+
+
+@pytest.fixture(scope="module")
+def mp4(server: ComfyServer, run: Run) -> bytes:
+    """Its video, fetched as a browser fetches it."""
+    (shown,) = run.outputs["8"]["images"]
+    assert shown["filename"].endswith(".mp4")
+    assert run.outputs["8"]["animated"] == [True]
+    return server.view(shown)
+
+
+def test_the_mp4_is_what_was_asked_for(mp4: bytes, example: dict[str, Any]) -> None:
+    size = example["5"]["inputs"]
+    assert read_mp4(mp4).shape == (size["frames"], size["height"], size["width"], 3)
+    with av.open(io.BytesIO(mp4)) as container:
+        assert container.streams.video[0].codec_context.name == "h264"
+        assert container.streams.video[0].average_rate == 16
+
+
+def test_the_mp4_carries_its_graph(server: ComfyServer, mp4: bytes, example: dict[str, Any]) -> None:
+    with av.open(io.BytesIO(mp4)) as container:
+        carried = json.loads(container.metadata["prompt"])
+    assert {key: node["inputs"] for key, node in carried.items()} == {
+        key: node["inputs"] for key, node in example.items()
+    }
+    assert str(server.base) not in json.dumps(carried), "a shared video must not tell the maker's folders"
+
+
+def test_progress_arrives_step_by_step(run: Run, example: dict[str, Any]) -> None:
+    steps = example["6"]["inputs"]["steps"]
+    of_sampler = [event for event in run.events("progress") if event["node"] == "6"]
+    values = [event["value"] for event in of_sampler]
+    # Core sends at most ten messages a second, the first and the last always.
+    assert len(values) >= 2
+    assert values == sorted(set(values))
+    assert values[-1] == steps
+    assert {event["max"] for event in of_sampler} == {steps}
+    of_decode = [event["value"] for event in run.events("progress") if event["node"] == "7"]
+    assert of_decode[-1] == (example["5"]["inputs"]["frames"] - 1) // 4 + 1
+
+
+def test_the_plan_says_where_the_switch_falls(run: Run) -> None:
+    (text,) = run.outputs["9"]["text"]
+    assert text.startswith("20 steps: 13 high_noise, then 7 low_noise")
+    assert run.outputs["9"]["images"][0]["filename"].endswith(".png")
+
+
+def test_the_command_line_makes_the_same_video(
+    server: ComfyServer, mp4: bytes, example: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "same.mp4"
+    prompt, sampler = example["4"]["inputs"]["positive"], example["6"]["inputs"]
+    options = ["--seed", str(sampler["seed"]), "--steps", str(sampler["steps"])]
+    for name in ("width", "height", "frames"):
+        options += [f"--{name}", str(example["5"]["inputs"][name])]
+    model = BUILT_IN if BUILT_IN.exists() else server.base / "models"
+    command = [sys.executable, "-m", "wan_core", "generate", prompt, "--out", str(out), *options]
+    subprocess.run([*command, "--model", str(model)], cwd=ROOT, check=True, env=os.environ)
+    ours, theirs = read_mp4(mp4), read_mp4(out.read_bytes())
+    assert ours.shape == theirs.shape
+    assert psnr(ours, theirs) >= 40
+
+
+def test_an_interrupt_stops_within_a_step_and_leaves_nothing_behind(
+    server: ComfyServer, example: dict[str, Any], frames_of: Callable[[Run], Any]
+) -> None:
+    graph = json.loads(json.dumps(example))
+    graph["6"]["inputs"]["seed"] = 21
+    stopped_at: list[int] = []
+
+    def stop_early(message: dict[str, Any]) -> None:
+        if message["type"] == "progress" and message["data"]["node"] == "6":
+            if not stopped_at:
+                server.post("/interrupt", {})
+            stopped_at.append(message["data"]["value"])
+
+    stopped = server.run(graph, stop_early)
+    assert stopped.interrupted
+    assert stopped_at[-1] < graph["6"]["inputs"]["steps"]
+
+    after = frames_of(server.run(graph))
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    clean = frames_of(server.run(graph))
+    assert (after == clean).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import sentencepiece
@@ -21,6 +22,21 @@ SENTENCES = [
     for way in ("left", "right", "up", "down")
     for ground in ("dark", "light", "plain")
 ]
+# Released names to those of ComfyUI's text encoders.
+COMFYUI_NAMES = (
+    (r"^token_embedding\.", r"shared."),
+    (r"^norm\.", r"encoder.final_layer_norm."),
+    (r"^blocks\.(\d+)\.attn\.", r"encoder.block.\1.layer.0.SelfAttention."),
+    (
+        r"^blocks\.(\d+)\.pos_embedding\.embedding\.",
+        r"encoder.block.\1.layer.0.SelfAttention.relative_attention_bias.",
+    ),
+    (r"^blocks\.(\d+)\.norm1\.", r"encoder.block.\1.layer.0.layer_norm."),
+    (r"^blocks\.(\d+)\.norm2\.", r"encoder.block.\1.layer.1.layer_norm."),
+    (r"^blocks\.(\d+)\.ffn\.gate\.0\.", r"encoder.block.\1.layer.1.DenseReluDense.wi_0."),
+    (r"^blocks\.(\d+)\.ffn\.fc1\.", r"encoder.block.\1.layer.1.DenseReluDense.wi_1."),
+    (r"^blocks\.(\d+)\.ffn\.fc2\.", r"encoder.block.\1.layer.1.DenseReluDense.wo."),
+)
 
 
 def write_toy_weights(models: Path) -> None:
@@ -31,31 +47,30 @@ def write_toy_weights(models: Path) -> None:
         save(network, models / "diffusion_models" / f"wan_tiny_t2v_{expert}_noise.safetensors")
     save(random_weights(WanVAE(VAEConfig(dim=8)), 2), models / "vae" / "wan_tiny_vae.safetensors")
     spiece = toy_tokenizer()
-    vocab = sentencepiece.SentencePieceProcessor(model_proto=spiece).vocab_size()
-    encoder = UMT5Encoder(UMT5Config(vocab, dim=64, dim_attn=64, dim_ffn=128, num_heads=4, num_layers=2))
-    tokenizer = torch.frombuffer(bytearray(spiece), dtype=torch.uint8)
-    path = models / "text_encoders" / "wan_tiny_umt5.safetensors"
-    save(random_weights(encoder, 3), path, {"spiece_model": tokenizer})
+    vocabulary = sentencepiece.SentencePieceProcessor(model_proto=spiece).vocab_size()
+    config = UMT5Config(vocabulary, dim=64, dim_attn=64, dim_ffn=128, num_heads=4, num_layers=2)
+    tensors = {comfyui_name(name): value for name, value in random_weights(UMT5Encoder(config), 3).items()}
+    tensors["spiece_model"] = torch.frombuffer(bytearray(spiece), dtype=torch.uint8)
+    save(tensors, models / "text_encoders" / "wan_tiny_umt5.safetensors")
 
 
-def random_weights(network: nn.Module, seed: int) -> nn.Module:
-    """The network with small random weights; gains stay near one."""
+def random_weights(network: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Random weights that keep the size of what they are applied to; gains stay near one."""
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            gain = name.endswith("gamma") or (parameter.ndim == 1 and name.endswith("weight"))
-            fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
-            parameter.copy_(
-                1 + 0.1 * noise if gain else noise * fan_in**-0.5 * (1 if parameter.ndim > 1 else 0.1)
-            )
-    return network
+    tensors = {}
+    for name, parameter in network.state_dict().items():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if name.endswith("gamma") or (parameter.ndim == 1 and name.endswith("weight")):
+            tensors[name] = 1 + 0.1 * noise
+        else:
+            tensors[name] = noise * (0.1 if parameter.ndim == 1 else parameter[0].numel() ** -0.5)
+    return tensors
 
 
-def save(network: nn.Module, path: Path, more: dict[str, Tensor] | None = None) -> None:
+def save(tensors: dict[str, Tensor], path: Path) -> None:
+    """The tensors as a safetensors file, in a folder made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
-    save_file({**tensors, **(more or {})}, path)
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path)
 
 
 def toy_tokenizer() -> bytes:
@@ -73,3 +88,10 @@ def toy_tokenizer() -> bytes:
         minloglevel=2,
     )
     return model.getvalue()
+
+
+def comfyui_name(name: str) -> str:
+    """The name that ComfyUI's files have for a released UMT5 name."""
+    for pattern, replacement in COMFYUI_NAMES:
+        name = re.sub(pattern, replacement, name)
+    return name

@@ -1,0 +1,73 @@
+"""Each example workflow exists twice, for the canvas and for the API, and the two say the same.
+
+pytest tests/comfyui/test_workflows.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from .comfy_server import ROOT, ComfyServer
+
+WORKFLOWS = ROOT / "example_workflows"
+NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+
+
+def test_there_is_a_text_to_video_example() -> None:
+    assert "text_to_video" in NAMES
+    assert sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_has_a_thumbnail(name: str) -> None:
+    with Image.open(WORKFLOWS / f"{name}.jpg") as picture:  # only .jpg is asked for
+        assert picture.format == "JPEG"
+        assert min(picture.size) >= 96
+
+
+@pytest.mark.comfy
+@pytest.mark.parametrize("name", NAMES)
+def test_the_twins_agree(server: ComfyServer, name: str) -> None:
+    canvas = json.loads((WORKFLOWS / f"{name}.json").read_text())
+    api = json.loads((WORKFLOWS / "api" / f"{name}.json").read_text())
+    nodes = server.get("/object_info")
+    assert prompt_of(canvas, nodes) == {
+        key: {"class_type": node["class_type"], "inputs": node["inputs"]} for key, node in api.items()
+    }
+    assert all(node["_meta"]["title"] for node in api.values())
+
+
+def prompt_of(canvas: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """What the front end would queue for a flat graph: widgets by position, links by their number."""
+    links = {link[0]: [str(link[1]), link[2]] for link in canvas["links"]}
+    prompt = {}
+    for node in canvas["nodes"]:
+        if node["type"] not in known:
+            continue  # a note
+        values = iter(node["widgets_values"])
+        spec = known[node["type"]]["input"]["required"]
+        inputs = {}
+        for socket in node["inputs"]:
+            name = socket["name"]
+            if "widget" not in socket:
+                inputs[name] = links[socket["link"]]
+                continue
+            inputs[name] = next(values)
+            if spec[name][1].get("control_after_generate"):
+                next(values)
+        assert list(inputs) == list(spec), f"{node['type']} misses an input or has one too many"
+        assert list(values) == [], f"{node['type']} has a widget value too many"
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    return prompt
+
+
+def test_the_tree_holds_only_what_comfyui_lists() -> None:
+    """ComfyUI offers every top-level .json as a template, so only canvas graphs may lie there."""
+    for path in WORKFLOWS.glob("*.json"):
+        assert "nodes" in json.loads(path.read_text()), f"{path.name} is no canvas graph"
+    assert {path.suffix for path in Path(WORKFLOWS).iterdir() if path.is_file()} <= {".json", ".jpg"}

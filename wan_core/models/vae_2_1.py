@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..errors import WanError
+
 VAE_STRIDE = (4, 8, 8)  # frames, rows, columns per latent cell
 
 # Per-channel statistics of the released VAE's latents; the transformers work on (raw - mean) / std.
@@ -82,6 +84,7 @@ class WanVAE(nn.Module):
 
     def encode(self, video: Tensor) -> Tensor:
         """Raw latent mean of a video; frames past the last full group of 4 are dropped, as released."""
+        _check_shape("video", video, 3)
         memory = Memory()
         chunks = [self.encoder(chunk, memory) for chunk in _encoder_chunks(video)]
         return self.latent_mean(torch.cat(chunks, dim=2))
@@ -92,6 +95,7 @@ class WanVAE(nn.Module):
 
     def decode_chunks(self, latent: Tensor) -> Iterator[Tensor]:
         """The decoded video a latent frame at a time: 1 frame, then 4 each, (B, 3, 1 or 4, 8h, 8w)."""
+        _check_shape("latent", latent, self.config.latent_channels)
         memory = Memory()
         latent = self.conv2(latent)
         for index in range(latent.shape[2]):
@@ -329,6 +333,14 @@ def _encoder_chunks(video: Tensor) -> Iterator[Tensor]:
     yield video[:, :, :1]
     for start in range(1, video.shape[2] - 3, VAE_STRIDE[0]):
         yield video[:, :, start : start + VAE_STRIDE[0]]
+
+
+def _check_shape(what: str, tensor: Tensor, channels: int) -> None:
+    if tensor.ndim != 5 or tensor.shape[1] != channels or 0 in tensor.shape:
+        raise WanError(
+            f"{what}: the Wan2.1 VAE takes (batch, {channels}, frames, height, width), got "
+            f"{tuple(tensor.shape)}; use the VAE that belongs to the model"
+        )
 
 
 def _latent_statistics(latent: Tensor) -> tuple[Tensor, Tensor]:

@@ -136,6 +136,8 @@ def train(out: Path, seed: int = 0, hours: float = 2.0) -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (done + 1) / 40)
         TrainingOps.single_frames = stage.frames == 1
+        if stage.decoder_only and part == 0:  # the averaged encoder is the one that ships and stays
+            vae.load_state_dict(average)
         rng = np.random.default_rng((seed, done))
         generator = torch.Generator().manual_seed(done)
         loss, psnr = loss_of(vae, make_batch(stage, rng), generator, stage.decoder_only)

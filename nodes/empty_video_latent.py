@@ -56,14 +56,16 @@ class WanCoreEmptyVideoLatent(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, frames: int | None) -> bool | str:
+    def validate_inputs(cls, frames: object) -> bool | str:
         """Refuse a bad frame count when the graph is queued.
 
         Core repeats a message once for each input named here, so only this one is; the sizes follow in
-        `execute`, still before any sampling. None comes from a link, whose value is not known yet.
+        `execute`, still before any sampling. What is no int comes from a link and is not known yet (None), or
+        core has complained about it already.
         """
         try:
-            check_frames(1 if frames is None else frames, T2V_A14B.vae_stride[0])
+            if isinstance(frames, int):
+                check_frames(frames, T2V_A14B.vae_stride[0])
         except WanError as error:
             return str(error)
         return True

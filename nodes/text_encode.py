@@ -56,10 +56,11 @@ class WanCoreTextEncode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, positive: str | None) -> bool | str:
+    def validate_inputs(cls, positive: object) -> bool | str:
         """Refuse an empty prompt when the graph is queued; None comes from a link and is checked later."""
         try:
-            check_text("positive", "linked" if positive is None else positive, may_be_empty=False)
+            if positive is not None:
+                check_text("positive", positive, may_be_empty=False)
         except WanError as error:
             return str(error)
         return True

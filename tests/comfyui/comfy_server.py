@@ -71,7 +71,7 @@ class Run:
 
 
 class RejectedError(Exception):
-    """POST /prompt said 400; `lines` are the messages a user reads."""
+    """POST /prompt found fault with the graph; `lines` are the messages a user reads."""
 
     def __init__(self, answer: dict[str, Any]) -> None:
         self.answer = answer
@@ -147,13 +147,17 @@ class ComfyServer:
     def run(self, prompt: dict[str, Any], on_message: Any = None) -> Run:
         """Queue an API-format graph and wait for its end, listening on the websocket meanwhile.
 
-        `on_message(message)` sees each message as it arrives. Raises RejectedError where /prompt refuses.
+        `on_message(message)` sees each message as it arrives. Raises RejectedError where /prompt refuses an
+        output of the graph.
         """
         client = uuid.uuid4().hex
         address = f"ws://127.0.0.1:{self.port}/ws?clientId={client}"
         link = websocket.create_connection(address, timeout=RUN_SECONDS)
         try:
-            prompt_id = self.post("/prompt", {"prompt": prompt, "client_id": client})["prompt_id"]
+            answer = self.post("/prompt", {"prompt": prompt, "client_id": client})
+            if answer["node_errors"]:  # what is sound in the graph runs all the same
+                raise RejectedError(answer)
+            prompt_id = answer["prompt_id"]
             messages = []
             while True:
                 message = link.recv()

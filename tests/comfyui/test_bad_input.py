@@ -1,0 +1,145 @@
+"""Bad input is refused before any sampling, with one line that says what to do.
+
+pytest tests/comfyui/test_bad_input.py
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from .comfy_server import ComfyServer, RejectedError
+from .conftest import BUILT_IN
+
+pytestmark = pytest.mark.comfy
+
+HIGH, LOW = "wan_tiny_t2v_high_noise.safetensors", "wan_tiny_t2v_low_noise.safetensors"
+AUTO = "auto (partner of the high-noise file)"
+LONG = "a red circle moves left " * 200
+
+
+@pytest.fixture(scope="module")
+def models(server: ComfyServer) -> Path:
+    """ComfyUI's models folder, with some files in it that nobody should load."""
+    models = server.base / "models"
+    parts = BUILT_IN if BUILT_IN.exists() else models
+    experts = models / "diffusion_models"
+    high = (parts / "diffusion_models" / HIGH).read_bytes()
+    (experts / "cut_high_noise.safetensors").write_bytes(high[: len(high) // 2])
+    (experts / "page_high_noise.safetensors").write_bytes(b"<!DOCTYPE html><html>log in first</html>")
+    (experts / "lonely_high_noise.safetensors").write_bytes(high)
+    (experts / "copy_of_the_same.safetensors").write_bytes(high)
+    shutil.copy(parts / "vae" / "wan_tiny_vae.safetensors", experts / "really_a_vae.safetensors")
+    save_file({"double_blocks.0.img_attn.qkv.weight": torch.zeros(4, 4)}, experts / "flux.safetensors")
+    save_file({"double_blocks.0.img_attn.qkv.weight": torch.zeros(4, 4)}, models / "vae" / "flux.safetensors")
+    return models
+
+
+# (node, its input, the bad value, what the line must say)
+CASES = [
+    ("5", "frames", 16, "frames: 16 is not 4n+1; the nearest are 13 and 17"),
+    ("5", "frames", 0, "frames: 0 is out of range"),
+    ("5", "frames", math.nan, "frames"),
+    ("5", "width", 100, "width: 100 is not a multiple of 16; the nearest are 96 and 112"),
+    ("5", "height", 8, "8 smaller than min of 16: height"),
+    ("5", "height", 100_000, "100000 bigger than max of 4096: height"),
+    ("6", "shift", math.nan, "Value nan smaller than min of 0.001: shift"),
+    ("6", "shift", math.inf, "Value inf bigger than max of 1000.0: shift"),
+    ("6", "shift", -3.0, "Value -3.0 smaller than min of 0.001: shift"),
+    ("6", "boundary", math.nan, "Value nan smaller than min of 0.0: boundary"),
+    ("6", "boundary", 875.0, "Value 875.0 bigger than max of 1.0: boundary"),
+    ("6", "cfg_high", math.nan, "Value nan smaller than min of 0.0: cfg_high"),
+    ("6", "cfg_low", 1e9, "Value 1000000000.0 bigger than max of 100.0: cfg_low"),
+    ("6", "steps", 0, "Value 0 smaller than min of 1: steps"),
+    ("6", "steps", math.inf, "steps"),
+    ("6", "seed", -1, "Value -1 smaller than min of 0: seed"),
+    ("6", "scheduler", "magic", "scheduler: 'magic' not in"),
+    ("8", "fps", math.nan, "Value nan smaller than min of 0.01: fps"),
+    ("4", "positive", "", "positive: it is empty; say what the video should show"),
+    ("4", "positive", " \n ", "positive: it is empty; say what the video should show"),
+    ("4", "positive", LONG, "tokens, and 512 fit; shorten it"),
+    ("4", "negative", LONG, "negative: the prompt has"),
+    ("1", "high_noise_model", "gone.safetensors", "'gone.safetensors' not in"),
+    ("1", "high_noise_model", "cut_high_noise.safetensors", "the download was cut short; download it again"),
+    ("1", "high_noise_model", "page_high_noise.safetensors", "is a web page"),
+    ("1", "high_noise_model", "flux.safetensors", "flux.safetensors"),
+    ("1", "high_noise_model", "really_a_vae.safetensors", "is a Wan2.1 VAE, but the high-noise slot needs"),
+    ("1", "low_noise_model", HIGH, "hold the same weights"),
+    ("1", "low_noise_model", "copy_of_the_same.safetensors", "hold the same weights"),
+    ("3", "vae_name", "flux.safetensors", "flux.safetensors"),
+]
+
+
+@pytest.mark.parametrize(("node", "field", "value", "says"), CASES, ids=lambda value: str(value)[:40])
+def test_it_is_refused_in_one_line(
+    server: ComfyServer,
+    models: Path,
+    text_to_video: dict[str, Any],
+    node: str,
+    field: str,
+    value: object,
+    says: str,
+) -> None:
+    text_to_video[node]["inputs"][field] = value
+    if field == "high_noise_model":
+        text_to_video["1"]["inputs"]["low_noise_model"] = LOW
+    assert says in complaint(server, text_to_video)
+
+
+def test_a_file_without_a_partner(server: ComfyServer, models: Path, text_to_video: dict[str, Any]) -> None:
+    text_to_video["1"]["inputs"]["high_noise_model"] = "lonely_high_noise.safetensors"
+    assert "no file is named like lonely_high_noise" in complaint(server, text_to_video)
+
+
+def test_the_low_noise_file_in_the_high_noise_slot(
+    server: ComfyServer, text_to_video: dict[str, Any]
+) -> None:
+    text_to_video["1"]["inputs"]["high_noise_model"] = LOW
+    assert "is the low-noise expert by its name" in complaint(server, text_to_video)
+
+
+def test_numbers_through_links_are_checked_too(server: ComfyServer, text_to_video: dict[str, Any]) -> None:
+    """Core knows a linked value only when the node runs, after its own checks."""
+    text_to_video["20"] = {"class_type": "PrimitiveInt", "inputs": {"value": 18}}
+    text_to_video["5"]["inputs"]["frames"] = ["20", 0]
+    assert "frames: 18 is not 4n+1; the nearest are 17 and 21" in complaint(server, text_to_video)
+
+
+def test_a_video_is_no_empty_latent(server: ComfyServer, text_to_video: dict[str, Any]) -> None:
+    again = {**text_to_video["6"], "inputs": {**text_to_video["6"]["inputs"], "latent": ["6", 0], "seed": 1}}
+    text_to_video["21"] = again
+    text_to_video["7"]["inputs"]["samples"] = ["21", 0]
+    assert "latent: it holds a video already" in complaint(server, text_to_video)
+
+
+def complaint(server: ComfyServer, graph: dict[str, Any]) -> str:
+    """The one line with which a graph is refused, when it is queued or when it runs."""
+    sampled: list[Any] = []
+    try:
+        run = server.run(graph, watch(sampled))
+    except RejectedError as rejected:
+        (line,) = rejected.lines
+    else:
+        assert not run.ok, "it was not refused"
+        line = run.error
+        assert "21" in graph or not sampled, "it was refused only after sampling had begun"
+    assert "\n" not in line
+    assert len(line) < 400
+    return line
+
+
+def watch(sampled: list[Any]) -> Callable[[dict[str, Any]], None]:
+    """Notes the Sampler's progress."""
+
+    def on_message(message: dict[str, Any]) -> None:
+        if message["type"] == "progress" and message["data"]["node"] == "6":
+            sampled.append(message)
+
+    return on_message

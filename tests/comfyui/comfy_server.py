@@ -99,6 +99,7 @@ class ComfyServer:
         """Start the process and wait until it answers."""
         arguments = ["--cpu", "--disable-api-nodes", "--disable-auto-launch", "--dont-print-server"]
         arguments += ["--base-directory", str(self.base), "--port", str(self.port)]
+        arguments += ["--database-url", f"sqlite:///{self.base / 'comfyui.db'}"]
         command = [comfyui_python(self.comfyui), "main.py", *arguments]
         # As a user's console would show it, so that a failing import can be found.
         with self.log.open("w") as log:

@@ -46,12 +46,24 @@ def write_toy_weights(models: Path) -> None:
         network = random_weights(WanTransformer(transformer), seed)
         save(network, models / "diffusion_models" / f"wan_tiny_t2v_{expert}_noise.safetensors")
     save(random_weights(WanVAE(VAEConfig(dim=8)), 2), models / "vae" / "wan_tiny_vae.safetensors")
+    save(text_encoder(width=64), models / "text_encoders" / "wan_tiny_umt5.safetensors")
+
+
+def write_wide_weights(models: Path) -> None:
+    """An expert and a text encoder of the released text width, the only one that core's loader knows."""
+    config = TransformerConfig(dim=128, ffn_dim=128, num_heads=1, num_layers=1, text_dim=4096)
+    expert = models / "diffusion_models" / "wide_t2v_high_noise.safetensors"
+    save(random_weights(WanTransformer(config), 4), expert)
+    save(text_encoder(width=4096), models / "text_encoders" / "wide_umt5.safetensors")
+
+
+def text_encoder(width: int) -> dict[str, Tensor]:
+    """A text encoder with its tokenizer, as ComfyUI's files have them."""
     spiece = toy_tokenizer()
     vocabulary = sentencepiece.SentencePieceProcessor(model_proto=spiece).vocab_size()
-    config = UMT5Config(vocabulary, dim=64, dim_attn=64, dim_ffn=128, num_heads=4, num_layers=2)
+    config = UMT5Config(vocabulary, dim=width, dim_attn=64, dim_ffn=128, num_heads=4, num_layers=2)
     tensors = {comfyui_name(name): value for name, value in random_weights(UMT5Encoder(config), 3).items()}
-    tensors["spiece_model"] = torch.frombuffer(bytearray(spiece), dtype=torch.uint8)
-    save(tensors, models / "text_encoders" / "wan_tiny_umt5.safetensors")
+    return {**tensors, "spiece_model": torch.frombuffer(bytearray(spiece), dtype=torch.uint8)}
 
 
 def random_weights(network: nn.Module, seed: int) -> dict[str, Tensor]:

@@ -1,0 +1,223 @@
+"""Questions that need ComfyUI's own Python: run by test_inside.py as
+
+    <ComfyUI's python> inside_comfyui.py <ComfyUI> <pack> <models folder>
+
+All answers, in JSON, are the last line of stdout. No server, no graph: nodes are called as functions.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+COMFYUI, PACK, MODELS = map(Path, sys.argv[1:4])
+sys.path.insert(0, str(COMFYUI))
+sys.argv = ["main.py", "--cpu"]
+
+import comfy.options  # noqa: E402 - ComfyUI must be on the path first
+
+comfy.options.enable_args_parsing()
+
+import comfy.memory_management  # noqa: E402
+import comfy.model_management as mm  # noqa: E402
+import comfy.model_patcher  # noqa: E402
+import comfy.sd  # noqa: E402
+import comfy.text_encoders.wan  # noqa: E402
+import comfy.utils  # noqa: E402
+import torch  # noqa: E402
+
+PROMPT = "a red circle moves to the right over a plain dark background"
+HIGH = MODELS / "diffusion_models" / "wan_tiny_t2v_high_noise.safetensors"
+LOW = MODELS / "diffusion_models" / "wan_tiny_t2v_low_noise.safetensors"
+TEXT_ENCODER = MODELS / "text_encoders" / "wan_tiny_umt5.safetensors"
+
+
+def load_pack() -> ModuleType:
+    """The pack as ComfyUI imports it: by its path, under a name that is no package anyone can import."""
+    spec = importlib.util.spec_from_file_location(
+        "pack_under_test", PACK / "__init__.py", submodule_search_locations=[str(PACK)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return importlib.import_module("pack_under_test.nodes")
+
+
+nodes = load_pack()
+handles = importlib.import_module("pack_under_test.nodes.handles")
+
+
+def text_encoders_agree() -> dict[str, Any]:
+    """Core's UMT5 and ours, on one file: how far apart are the conditionings, and their latents?"""
+    ours = handles.load_text_encoder(TEXT_ENCODER)
+    theirs = core_clip()
+    positive, negative = nodes.WanCoreTextEncode.execute(ours, PROMPT, "").args
+    core_positive, core_negative = nodes.WanCoreTextEncode.execute(theirs, PROMPT, "").args
+    straight = theirs.encode_from_tokens_scheduled(theirs.tokenize(PROMPT))
+    model = handles.load_model(HIGH, LOW, None)
+    latents = [sample(model, *texts) for texts in ((positive, negative), (core_positive, core_negative))]
+    return {
+        "shape": list(positive[0][0].shape),
+        "core_shape": list(core_positive[0][0].shape),
+        "positive": distance(positive[0][0], core_positive[0][0]),
+        "negative": distance(negative[0][0], core_negative[0][0]),
+        "straight": distance(core_positive[0][0], straight[0][0]),
+        "latent": distance(*latents),
+    }
+
+
+def experts_take_turns() -> dict[str, Any]:
+    """Which models are asked of core during one run, and with how much room."""
+    asked = []
+    load_models_gpu = mm.load_models_gpu
+
+    def noted(models: list[Any], memory_required: int = 0, **more: Any) -> None:
+        asked.append(([id(model) for model in models], memory_required))
+        load_models_gpu(models, memory_required=memory_required, **more)
+
+    model = handles.load_model(HIGH, LOW, None)
+    positive, negative = conditioning()
+    mm.load_models_gpu = noted
+    sample(model, positive, negative)
+    mm.load_models_gpu = load_models_gpu
+    names = {id(expert.patcher): name for name, expert in model.experts.items()}
+    return {
+        "asked": [[names[one] for one in models] for models, _ in asked],
+        "room": [room for _, room in asked],
+        "handle": [
+            isinstance(model.patcher, comfy.model_patcher.ModelPatcher),
+            len(model.get_models()),
+            model.is_dynamic(),
+        ],
+    }
+
+
+def short_of_memory() -> dict[str, Any]:
+    """A device too small for both experts, or even for one: the same latent, and never more than fits.
+
+    torch.device("cpu", 0) is not torch.device("cpu"), so cpu:0 can play the GPU.
+    """
+    positive, negative = conditioning()
+    plenty = sample(handles.load_model(HIGH, LOW, None), positive, negative)
+    mm.unload_all_models()
+    size = HIGH.stat().st_size
+    device = torch.device("cpu", 0)
+    mm.vram_state = mm.VRAMState.NORMAL_VRAM
+    mm.cpu_state = mm.CPUState.GPU
+    mm.get_torch_device = lambda: device
+    mm.is_device_cpu = lambda which: which == torch.device("cpu")
+    mm.minimum_inference_memory = lambda: 1 << 16
+    mm.extra_reserved_memory = lambda: 0
+    mm.pin_memory = lambda tensor: False
+    handles.activation_bytes = lambda config, shape: 1 << 16
+    answer = {}
+    for name, budget in (("one", int(1.4 * size)), ("half", int(0.7 * size))):
+        mm.get_free_memory = lambda device=None, torch_free_too=False, budget=budget: free(
+            budget, torch_free_too
+        )
+        model = handles.load_model(HIGH, LOW, None)
+        latent = sample(model, positive, negative)
+        answer[name] = {
+            "distance": distance(latent, plenty),
+            "high": model.experts["high_noise"].patcher.loaded_size() / size,
+            "low": model.experts["low_noise"].patcher.loaded_size() / size,
+        }
+        mm.unload_all_models()
+    return answer
+
+
+def weights_that_come_late() -> dict[str, Any]:
+    """With core's dynamic VRAM, layers have no weights until the file is loaded: the audit must not mind."""
+    positive, negative = conditioning()
+    plain = sample(handles.load_model(HIGH, LOW, None), positive, negative)
+    comfy.memory_management.aimdo_enabled = True
+    late = handles.load_model(HIGH, LOW, None)
+    comfy.memory_management.aimdo_enabled = False
+    empty = [
+        name
+        for name, value in late.experts["high_noise"].module.named_parameters()
+        if value is None or value.is_meta
+    ]
+    return {"empty": empty, "distance": distance(sample(late, positive, negative), plain)}
+
+
+def weight_dtypes() -> dict[str, Any]:
+    """Each choice of weight_dtype: what the weights are kept in, and how far the latent moves."""
+    positive, negative = conditioning()
+    exact = sample(handles.load_model(HIGH, LOW, None), positive, negative)
+    answer = {}
+    for name, dtype in handles.WEIGHT_DTYPES.items():
+        model = handles.load_model(HIGH, LOW, dtype)
+        module = model.experts["low_noise"].module
+        answer[name] = {
+            "weights": str(module.blocks[0].ffn[0].weight.dtype),
+            "compute": str(module.compute_dtype),
+            "distance": distance(sample(model, positive, negative), exact),
+        }
+    return answer
+
+
+def conditioning() -> tuple[Any, Any]:
+    encoder = handles.load_text_encoder(TEXT_ENCODER)
+    return nodes.WanCoreTextEncode.execute(encoder, PROMPT, "").args
+
+
+def sample(model: Any, positive: Any, negative: Any) -> torch.Tensor:
+    """A short run: 6 steps, 4 of them on the high-noise side."""
+    with torch.inference_mode():
+        latent = nodes.WanCoreEmptyVideoLatent.execute(96, 96, 5)[0]
+        output = nodes.WanCoreSampler.execute(
+            model, positive, negative, latent, 1, 6, 12.0, 0.875, 4.0, 3.0, "unipc"
+        )
+    return output[0]["samples"]
+
+
+def core_clip() -> comfy.sd.CLIP:
+    """Core's text encoder with the toy file's sizes; its own loader knows the released size only."""
+    tensors = comfy.utils.load_torch_file(str(TEXT_ENCODER))
+    table = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    sizes = {
+        "d_model": tensors["shared.weight"].shape[1],
+        "d_ff": tensors["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"].shape[0],
+        "num_heads": tensors[table].shape[1],
+        "d_kv": tensors["encoder.block.0.layer.0.SelfAttention.q.weight"].shape[0] // tensors[table].shape[1],
+        "num_layers": 1
+        + max(int(name.split(".")[2]) for name in tensors if name.startswith("encoder.block.")),
+        "vocab_size": tensors["shared.weight"].shape[0],
+    }
+
+    target = SimpleNamespace(
+        params={},
+        clip=comfy.text_encoders.wan.te(dtype_t5=torch.float32),
+        tokenizer=comfy.text_encoders.wan.WanT5Tokenizer,
+    )
+    spiece = {"spiece_model": tensors.pop("spiece_model")}
+    options = {"umt5xxl_model_config": sizes, "model_name": "umt5xxl"}
+    return comfy.sd.CLIP(target, tokenizer_data=spiece, state_dict=[tensors], model_options=options)
+
+
+def free(budget: int, torch_free_too: bool) -> Any:
+    """What is left of a device of `budget` bytes."""
+    left = budget - sum(loaded.model.loaded_size() for loaded in mm.current_loaded_models if loaded.model)
+    return (left, left) if torch_free_too else left
+
+
+def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Relative L2."""
+    return float((ours.float() - theirs.float()).norm() / theirs.float().norm())
+
+
+if __name__ == "__main__":
+    # The last one leaves core believing in a device that is not there.
+    questions = (
+        text_encoders_agree,
+        experts_take_turns,
+        weight_dtypes,
+        weights_that_come_late,
+        short_of_memory,
+    )
+    sys.stdout.write(json.dumps({question.__name__: question() for question in questions}) + "\n")

@@ -1,0 +1,77 @@
+"""Text, memory and weights inside ComfyUI's own Python, without a server.
+
+pytest tests/comfyui/test_inside.py
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .comfy_server import ROOT, comfyui_python
+from .conftest import BUILT_IN
+from .toy_weights import write_toy_weights
+
+pytestmark = pytest.mark.comfy
+
+SCRIPT = Path(__file__).parent / "inside_comfyui.py"
+
+
+@pytest.fixture(scope="module")
+def answers(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What inside_comfyui.py found, by question."""
+    models = BUILT_IN
+    if not BUILT_IN.exists():
+        models = tmp_path_factory.mktemp("models")
+        write_toy_weights(models)
+    command = [comfyui_python(comfyui), str(SCRIPT), str(comfyui), str(ROOT), str(models)]
+    answer = subprocess.run(command, cwd=comfyui, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    return json.loads(answer.stdout.strip().splitlines()[-1])
+
+
+def test_core_s_text_encoder_and_ours_agree(answers: dict[str, Any]) -> None:
+    found = answers["text_encoders_agree"]
+    assert found["shape"] == found["core_shape"] == [1, 512, found["shape"][2]]
+    assert found["positive"] < 1e-5
+    assert found["negative"] < 1e-5
+    assert found["straight"] == 0
+    assert found["latent"] < 1e-4
+
+
+def test_each_expert_is_asked_for_once_and_alone(answers: dict[str, Any]) -> None:
+    found = answers["experts_take_turns"]
+    assert found["asked"] == [["high_noise"], ["low_noise"]]
+    assert all(room > 0 for room in found["room"])
+    assert found["handle"] == [True, 2, False]
+
+
+def test_a_small_device_gives_the_same_latent(answers: dict[str, Any]) -> None:
+    found = answers["short_of_memory"]
+    for case in found.values():
+        assert case["distance"] < 1e-5
+    # Room for one and a bit: the working expert is whole, the other has made way.
+    assert found["one"]["low"] > 0.9
+    assert found["one"]["high"] < 0.5
+    # Room for less than one: its layers stream.
+    assert 0.1 < found["half"]["low"] < 0.8
+
+
+def test_layers_without_weights_are_filled(answers: dict[str, Any]) -> None:
+    found = answers["weights_that_come_late"]
+    assert found["empty"] == []
+    assert found["distance"] == 0
+
+
+def test_weight_dtypes(answers: dict[str, Any]) -> None:
+    found = answers["weight_dtypes"]
+    assert found["auto"]["distance"] == 0
+    assert found["float32"]["weights"] == "torch.float32"
+    assert found["bfloat16"]["weights"] == "torch.bfloat16"
+    assert found["bfloat16"]["distance"] < 0.1
+    # On the CPU everything is computed in float32.
+    assert {case["compute"] for case in found.values()} == {"torch.float32"}

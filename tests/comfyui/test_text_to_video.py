@@ -17,6 +17,8 @@ from typing import Any
 import av
 import pytest
 
+from wan_core.tiny.measure import measure
+
 from .comfy_server import ROOT, ComfyServer, Run
 from .conftest import BUILT_IN
 from .videos import psnr, read_mp4
@@ -72,6 +74,12 @@ def test_the_mp4_carries_its_graph(server: ComfyServer, mp4: bytes, example: dic
         key: node["inputs"] for key, node in example.items()
     }
     assert str(server.base) not in json.dumps(carried), "a shared video must not tell the maker's folders"
+
+
+@pytest.mark.skipif(not BUILT_IN.exists(), reason="the built-in model has not been trained yet")
+def test_the_pixels_show_what_the_prompt_says(mp4: bytes) -> None:
+    seen = measure(read_mp4(mp4))
+    assert (seen.colour, seen.shape, seen.motion) == ("red", "circle", "right")
 
 
 def test_progress_arrives_step_by_step(run: Run, example: dict[str, Any]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from .comfy_server import ROOT, ComfyServer, Run, find_comfyui
+from .comfy_server import ROOT, ComfyServer, Run, comfyui_python, find_comfyui
 from .toy_weights import write_toy_weights
 from .videos import read_mp4
 
@@ -24,15 +26,30 @@ def comfyui() -> Path:
     found = find_comfyui()
     if found is None:
         pytest.skip("no ComfyUI: set COMFYUI_PATH to its folder, or install it in ~/comfy/ComfyUI")
+    python = comfyui_python(found)
+    if subprocess.run(
+        [python, "-c", "import ftfy, sentencepiece"], check=False, capture_output=True
+    ).returncode:
+        pytest.skip(f"ComfyUI lacks this pack's packages: {python} -m pip install -r requirements.txt")
     return found
 
 
 @pytest.fixture(scope="session")
-def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the built-in model, or of a random one of its layout where none has been trained."""
+    if BUILT_IN.exists():
+        return BUILT_IN
+    toy = tmp_path_factory.mktemp("weights")
+    write_toy_weights(toy)
+    return toy
+
+
+@pytest.fixture(scope="session")
+def server(comfyui: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     """A running ComfyUI with the pack installed."""
     running = ComfyServer(comfyui, tmp_path_factory.mktemp("comfyui"))
-    if not BUILT_IN.exists():
-        write_toy_weights(running.base / "models")
+    if weights != BUILT_IN:
+        shutil.copytree(weights, running.base / "models", dirs_exist_ok=True)
     try:
         running.start()
         yield running

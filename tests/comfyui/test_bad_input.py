@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import save_file
 
 from .comfy_server import ComfyServer, RejectedError
-from .conftest import BUILT_IN
 
 pytestmark = pytest.mark.comfy
 
@@ -26,17 +25,16 @@ LONG = "a red circle moves left " * 200
 
 
 @pytest.fixture(scope="module")
-def models(server: ComfyServer) -> Path:
+def models(server: ComfyServer, weights: Path) -> Path:
     """ComfyUI's models folder, with some files in it that nobody should load."""
     models = server.base / "models"
-    parts = BUILT_IN if BUILT_IN.exists() else models
     experts = models / "diffusion_models"
-    high = (parts / "diffusion_models" / HIGH).read_bytes()
+    high = (weights / "diffusion_models" / HIGH).read_bytes()
     (experts / "cut_high_noise.safetensors").write_bytes(high[: len(high) // 2])
     (experts / "page_high_noise.safetensors").write_bytes(b"<!DOCTYPE html><html>log in first</html>")
     (experts / "lonely_high_noise.safetensors").write_bytes(high)
     (experts / "copy_of_the_same.safetensors").write_bytes(high)
-    shutil.copy(parts / "vae" / "wan_tiny_vae.safetensors", experts / "really_a_vae.safetensors")
+    shutil.copy(weights / "vae" / "wan_tiny_vae.safetensors", experts / "really_a_vae.safetensors")
     save_file({"double_blocks.0.img_attn.qkv.weight": torch.zeros(4, 4)}, experts / "flux.safetensors")
     save_file({"double_blocks.0.img_attn.qkv.weight": torch.zeros(4, 4)}, models / "vae" / "flux.safetensors")
     return models

@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 
 from .comfy_server import ROOT, comfyui_python
-from .conftest import BUILT_IN
-from .toy_weights import write_toy_weights
 
 pytestmark = pytest.mark.comfy
 
@@ -22,13 +20,9 @@ SCRIPT = Path(__file__).parent / "inside_comfyui.py"
 
 
 @pytest.fixture(scope="module")
-def answers(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def answers(comfyui: Path, weights: Path) -> dict[str, Any]:
     """What inside_comfyui.py found, by question."""
-    models = BUILT_IN
-    if not BUILT_IN.exists():
-        models = tmp_path_factory.mktemp("models")
-        write_toy_weights(models)
-    command = [comfyui_python(comfyui), str(SCRIPT), str(comfyui), str(ROOT), str(models)]
+    command = [comfyui_python(comfyui), str(SCRIPT), str(comfyui), str(ROOT), str(weights)]
     answer = subprocess.run(command, cwd=comfyui, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr[-3000:]
     return json.loads(answer.stdout.strip().splitlines()[-1])

@@ -102,16 +102,15 @@ def test_the_plan_says_where_the_switch_falls(run: Run) -> None:
 
 
 def test_the_command_line_makes_the_same_video(
-    server: ComfyServer, mp4: bytes, example: dict[str, Any], tmp_path: Path
+    mp4: bytes, example: dict[str, Any], weights: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "same.mp4"
     prompt, sampler = example["4"]["inputs"]["positive"], example["6"]["inputs"]
     options = ["--seed", str(sampler["seed"]), "--steps", str(sampler["steps"])]
     for name in ("width", "height", "frames"):
         options += [f"--{name}", str(example["5"]["inputs"][name])]
-    model = BUILT_IN if BUILT_IN.exists() else server.base / "models"
     command = [sys.executable, "-m", "wan_core", "generate", prompt, "--out", str(out), *options]
-    subprocess.run([*command, "--model", str(model)], cwd=ROOT, check=True, env=os.environ)
+    subprocess.run([*command, "--model", str(weights)], cwd=ROOT, check=True, env=os.environ)
     ours, theirs = read_mp4(mp4), read_mp4(out.read_bytes())
     assert ours.shape == theirs.shape
     assert psnr(ours, theirs) >= 40

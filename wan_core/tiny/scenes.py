@@ -92,7 +92,7 @@ def draw_frame(scene: Scene, time: float, height: int = 96, width: int = 96) -> 
     """One moment of the scene, `time` from 0 to 1, as (height, width, 3) float32 in 0..1."""
     rows = (np.arange(height, dtype=np.float32)[:, None] + 0.5) / height
     columns = (np.arange(width, dtype=np.float32)[None, :] + 0.5) / width
-    x, y, radius, angle = _pose(scene, time)
+    x, y, radius, angle = pose(scene, time)
     unit = min(height, width)
     dx, dy = (columns - x) * (width / unit), (rows - y) * (height / unit)
     cos, sin = np.cos(angle), np.sin(angle)
@@ -104,7 +104,7 @@ def draw_frame(scene: Scene, time: float, height: int = 96, width: int = 96) -> 
     return (picture * np.asarray(LIGHTS[scene.light], np.float32)).astype(np.float32)
 
 
-def _pose(scene: Scene, time: float) -> tuple[float, float, float, float]:
+def pose(scene: Scene, time: float) -> tuple[float, float, float, float]:
     """Centre x, centre y, radius and angle at a moment."""
     x, y, radius, angle = scene.x, scene.y, scene.radius, scene.tilt
     along = (time - 0.5) * scene.travel

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..models.vae_2_1 import VAEConfig, WanVAE
-from .scenes import draw_frame, random_scene
+from .scenes import draw_frame, pose, random_scene
 
 log = logging.getLogger("wancore")
 TINY_VAE = VAEConfig(dim=12)
@@ -39,10 +39,12 @@ class Stage:
     decoder_only: bool = False  # the encoder is done: latents may be written meanwhile
 
 
-STAGES = (
+STAGES = (  # each goes on from the averaged weights of the one before
     Stage(steps=1500, batch=8, frames=1, crop=64, learning_rate=1.2e-3, last_rate=6e-4),
-    Stage(steps=1500, batch=4, frames=5, crop=64, learning_rate=8e-4, last_rate=4e-4),
-    Stage(steps=600, batch=1, frames=17, crop=96, learning_rate=4e-4, last_rate=1e-5, decoder_only=True),
+    Stage(steps=750, batch=4, frames=5, crop=64, learning_rate=8e-4, last_rate=6e-4),
+    Stage(steps=550, batch=1, frames=17, crop=96, learning_rate=8e-4, last_rate=4e-4),
+    Stage(steps=800, batch=4, frames=9, crop=64, learning_rate=8e-4, last_rate=4e-5),
+    Stage(steps=400, batch=1, frames=17, crop=96, learning_rate=2e-4, last_rate=1e-5, decoder_only=True),
 )
 
 
@@ -87,8 +89,10 @@ def make_batch(stage: Stage, rng: np.random.Generator) -> Tensor:
     for _ in range(stage.batch):
         scene = random_scene(rng)
         first = int(rng.integers(0, 17 - stage.frames + 1))
-        top, left = rng.integers(0, 96 - stage.crop + 1, size=2)
         times = np.arange(first, first + stage.frames) / 16
+        x, y, *_ = pose(scene, times.mean())  # crops stay near the shape: what is hard is its edges
+        aim = np.array([y, x]) * 96 - stage.crop / 2 + rng.uniform(-14, 14, size=2)
+        top, left = np.clip(np.round(aim), 0, 96 - stage.crop).astype(int)
         clip = np.stack([draw_frame(scene, t) for t in times])
         clips.append(clip[:, top : top + stage.crop, left : left + stage.crop])
     return torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).contiguous() * 2 - 1
@@ -134,9 +138,9 @@ def train(out: Path, seed: int = 0, hours: float = 2.0) -> None:
         part = (done - (ends[index] - stage.steps)) / stage.steps
         rate = stage.last_rate + (stage.learning_rate - stage.last_rate) * (1 + np.cos(np.pi * part)) / 2
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (done + 1) / 40)
+            group["lr"] = float(rate) * min(1.0, (done + 1) / 40)
         TrainingOps.single_frames = stage.frames == 1
-        if stage.decoder_only and part == 0:  # the averaged encoder is the one that ships and stays
+        if part == 0 and done:
             vae.load_state_dict(average)
         rng = np.random.default_rng((seed, done))
         generator = torch.Generator().manual_seed(done)
@@ -146,7 +150,7 @@ def train(out: Path, seed: int = 0, hours: float = 2.0) -> None:
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         done += 1
-        keep = min(0.998, done / (done + 20))
+        keep = min(0.995, done / (done + 20))
         for name, value in vae.state_dict().items():
             average[name].lerp_(value, 1 - keep)
         if done % 50 == 0:

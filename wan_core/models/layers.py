@@ -54,6 +54,10 @@ class CastingLayers:
         def forward(self, x: Tensor) -> Tensor:
             return F.linear(x, self.weight.to(x.dtype), _to(self.bias, x))
 
+    class Conv2d(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return self._conv_forward(x, self.weight.to(x.dtype), _to(self.bias, x))
+
     class Conv3d(nn.Conv3d):
         def forward(self, x: Tensor) -> Tensor:
             return self._conv_forward(x, self.weight.to(x.dtype), _to(self.bias, x))

@@ -19,6 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..errors import WanError
+from .layers import casting_ops
 
 VAE_STRIDE = (4, 8, 8)  # frames, rows, columns per latent cell
 
@@ -63,7 +64,13 @@ def denormalize_latent(latent: Tensor) -> Tensor:
 class WanVAE(nn.Module):
     """Video (B, 3, T, H, W) in -1..1 to raw latents (B, 16, (T-1)//4+1, H/8, W/8), and back.
 
-    `ops` supplies the layer classes (`torch.nn` or a namespace of the same names, such as ComfyUI's).
+    It computes in the dtype of what it is given, whatever that of its weights; the released pipelines give
+    it float32.
+
+    Args:
+        config: the network's sizes
+        ops: namespace of layer classes that cast their weights to their input's dtype (torch.nn is adapted)
+        device, dtype: of the weights
     """
 
     def __init__(
@@ -75,7 +82,7 @@ class WanVAE(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        make = _Maker(ops, device, dtype)
+        make = _Maker(casting_ops(ops), device, dtype)
         z = config.latent_channels
         self.encoder = Encoder(config, make)
         self.conv1 = make.conv3d(2 * z, 2 * z, 1)

@@ -60,7 +60,8 @@ def denoise(
     for index, (timestep, planned) in enumerate(zip(schedule.timesteps.tolist(), plan.experts, strict=True)):
         if predict is None or planned != name:
             name, predict = planned, expert_at(planned)
-        timesteps = torch.full((latent.shape[0],), timestep, dtype=torch.int64, device=latent.device)
+        # On the CPU, where the network reads it: fetching it from a GPU would wait for the step before.
+        timesteps = torch.full((latent.shape[0],), timestep, dtype=torch.int64)
         velocity = guided_velocity(predict, latent, timesteps, context, negative_context, scales[name])
         sigma = schedule.sigmas[index].item()
         denoised = latent - sigma * velocity

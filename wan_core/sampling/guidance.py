@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import WanError
 
 Context = TypeVar("Context")
-# predict(latent (B, C, F, H, W), timestep (B,) int64, context) -> velocity like latent
+# predict(latent (B, C, F, H, W), timestep (B,) int64 on the CPU, context) -> velocity like latent
 Predict = Callable[[Tensor, Tensor, Context], Tensor]
 
 MAX_GUIDANCE = 1000.0

@@ -72,7 +72,7 @@ def test_extreme_schedules_stay_finite(name, shift, steps):
 
 def test_schedule_names():
     assert SCHEDULERS == ("unipc", "dpm++", "euler")
-    for alias in ("dpmpp_2m", "dpm++_2m"):
+    for alias in ("dpmpp_2m", "dpm++_2m", "dpmpp", "DPM++"):
         assert make_schedule(alias, 4, 5.0).name == "dpm++"
     schedule = make_schedule("euler", 4, 5)
     assert (schedule.name, schedule.steps, schedule.shift) == ("euler", 4, 5.0)

@@ -17,12 +17,15 @@ _CLASSES: dict[str, type[UniPCSchedule] | type[DPMpp2MSchedule] | type[EulerSche
     "euler": EulerSchedule,
 }
 SCHEDULERS = tuple(_CLASSES)
-_ALIASES = {"dpmpp_2m": "dpm++", "dpm++_2m": "dpm++"}
+_ALIASES = {"dpmpp": "dpm++", "dpmpp_2m": "dpm++", "dpm++_2m": "dpm++"}
 
 
 def make_schedule(name: str, steps: int, shift: float) -> Schedule:
-    """A fresh schedule, with an empty history. Raises WanError for an unknown name, step count or shift."""
-    key = _ALIASES.get(name, name) if isinstance(name, str) else name
+    """A fresh schedule, with an empty history. Raises WanError for an unknown name, step count or shift.
+
+    Capitals do not matter, and "dpmpp_2m", as ComfyUI writes it, is "dpm++".
+    """
+    key = _ALIASES.get(name.lower(), name.lower()) if isinstance(name, str) else name
     if key not in SCHEDULERS:
         raise WanError(f"scheduler {name!r} is unknown: choose one of {', '.join(SCHEDULERS)}")
     return _CLASSES[key](steps, shift)

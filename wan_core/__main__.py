@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .checkpoints import inspect, readable
 from .errors import WanError
@@ -25,7 +28,7 @@ from .tiny import DEFAULTS, weights_dir
 from .variants import T2V_A14B, TASKS
 
 BUILT_IN = "wan-tiny"
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+FAILED, USAGE, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
 
 EXAMPLES = """examples:
   python -m wan_core generate "a red circle moves to the right" --out circle.mp4
@@ -38,13 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: 0 done, 1 a file with problems, 2 a mistake to mend, 130 stopped."""
     try:
         options = build_parser().parse_args(arguments)
-        return options.command(options)
+        status = options.command(options)
+        sys.stdout.flush()
+        return status
     except WanError as error:
         print(f"wan_core: error: {error}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
         print("\nwan_core: stopped", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough; what is left to flush goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
 
 
 # --- generate ---------------------------------------------------------------------------------------------
@@ -55,12 +63,18 @@ def run_generate(options: argparse.Namespace) -> int:
     started = time.monotonic()
     out = check_output(options.out)
     built_in = options.model in (None, BUILT_IN)
+    if built_in and not weights_dir().is_dir():
+        raise WanError(
+            f"model: there is no {BUILT_IN} in {weights_dir()}; install the pack again, or give --model"
+        )
     pipeline = load_pipeline(weights_dir() if built_in else Path(options.model))
     changes = {name: getattr(options, name) for name in REQUEST_OPTIONS if getattr(options, name) is not None}
     request = Request.for_variant(
         pipeline.variant, options.prompt, **(DEFAULTS if built_in else {}) | changes
     )
-    with Progress(sys.stderr) as progress:
+    logging.basicConfig(stream=sys.stderr, format="%(message)s")
+    logging.getLogger("wancore").setLevel(logging.INFO)  # a 14B expert takes minutes to load: say which one
+    with Progress(sys.stderr) as progress, logging_redirect_tqdm():
         planned = generate(pipeline, request, out, progress.step, progress.chunk)
     size = f"{request.width} x {request.height}"
     print(out.resolve())

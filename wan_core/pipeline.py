@@ -35,6 +35,7 @@ from .checkpoints import (
     umt5_config,
     vae_config,
 )
+from .checkpoints.header import shown
 from .checkpoints.layouts import TRANSFORMER, UMT5
 from .errors import WanError
 from .media.mp4 import write_mp4
@@ -125,11 +126,19 @@ def generate(
     """
     path = check_output(path)
     negative_prompt = check_request(pipeline, request)
-    context, negative_context = encode_prompts(pipeline, [request.prompt, negative_prompt])
     followed: Plan = {"steps": [], "switch": None}
-    latent = sample(pipeline, request, context, negative_context, _noted(followed, on_step))
-    chunks = _counted(decode(pipeline, latent), request.frames, on_frames)
-    write_mp4(chunks, path, request.fps, {"wancore": _provenance(pipeline, request)})
+    try:
+        context, negative_context = encode_prompts(pipeline, [request.prompt, negative_prompt])
+        latent = sample(pipeline, request, context, negative_context, _noted(followed, on_step))
+        chunks = _counted(decode(pipeline, latent), request.frames, on_frames)
+        write_mp4(chunks, path, request.fps, {"wancore": _provenance(pipeline, request)})
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise WanError(
+            f"out of memory on {pipeline.device} with {request.frames} frames of {request.width} x "
+            f"{request.height}; choose fewer frames or a smaller size"
+        ) from error
     return followed
 
 
@@ -192,7 +201,6 @@ class OneAtATime:
         """Bring in an expert by name. The answer holds no network itself, so the loop keeps no old one."""
         self._network = None
         pipeline, checkpoint = self._pipeline, self._pipeline.experts[name]
-        log.info("%s: loading the %s expert", checkpoint.file, name)
         network = WanTransformer(transformer_config(checkpoint.header), device="meta")
         network.compute_dtype = pipeline.dtype
         # float16 and bfloat16 stay as stored; float32 on a GPU would be 57 GB for each 14B expert.
@@ -229,11 +237,14 @@ def check_output(path: str | Path) -> Path:
         raise WanError(
             f"out: {path} does not end in .mp4, and mp4 is what is written; call it {path.stem}.mp4"
         )
-    if path.is_dir():
-        raise WanError(f"out: {path} is a folder; name a file in it")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise WanError(f"out: nothing can be written into {folder}; choose another folder")
+    try:
+        if path.is_dir():
+            raise WanError(f"out: {path} is a folder; name a file in it")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise WanError(f"out: nothing can be written into {folder}; choose another folder")
+    except OSError as error:
+        raise WanError(f"out: {shown(str(path))}: {error.strerror}; choose another name") from error
     return path
 
 
@@ -277,7 +288,13 @@ def _load(
     module: Module, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | None = None
 ) -> Module:
     """A module built on meta with its weights, as stored or in `dtype`, on the device."""
+    log.info("loading %s", checkpoint.file)
     return load_module(module, checkpoint, dtype).to(device)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out. On the CPU torch says so in words only."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "t allocate memory" in str(error)
 
 
 def _noted(followed: Plan, on_step: OnStep | None) -> OnStep:

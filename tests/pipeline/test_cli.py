@@ -28,7 +28,7 @@ def run(capsys):
     return run_one
 
 
-def test_generate_writes_the_file_and_says_what_it_did(run, model_folder, tmp_path):
+def test_generate_writes_the_file_and_says_what_it_did(run, model_folder, tmp_path, caplog):
     out = tmp_path / "new" / "clip.mp4"
     status, said, progress = run(
         "generate", PROMPT, "--out", out, "--model", model_folder, *SMALL, "--seed", "3"
@@ -43,6 +43,7 @@ def test_generate_writes_the_file_and_says_what_it_did(run, model_folder, tmp_pa
     assert "5 frames, 32 x 32, 16 fps, seed 3" in said
     assert "4 steps: 3 high_noise, then 1 low_noise; the switch falls at step 3 (timestep 799)" in said
     assert "step 4/4  low_noise, timestep 799" in progress.splitlines()
+    assert "loading toy_t2v_low_noise.safetensors" in caplog.messages
     assert "frame 5/5  decoded" in progress.splitlines()
 
 
@@ -174,6 +175,23 @@ def test_ctrl_c_ends_with_130_and_leaves_no_file(root, model_folder, tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_stops_early_is_no_error(root):
+    """As in `python -m wan_core plan --steps 1000 | head -1`: more lines than a pipe holds."""
+    command = [sys.executable, "-m", "wan_core", "plan", "--steps", "1000", "--json"]
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 141
+
+
+def test_the_built_in_model_can_be_missing(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "weights_dir", lambda: tmp_path / "weights")
+    status, said, error = run("generate", PROMPT, "--out", tmp_path / "clip.mp4")
+    assert (status, said, error.count("\n")) == (2, "", 1)
+    assert "no wan-tiny in" in error
 
 
 def test_the_module_runs_as_a_program(root):

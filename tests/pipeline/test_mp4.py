@@ -69,6 +69,16 @@ def test_tags_rate_and_size(tmp_path):
         assert sum(1 for _ in container.decode(video=0)) == 5
 
 
+def test_the_same_frames_are_the_same_file(tmp_path):
+    """x264 has a rate control whose choices differ from run to run."""
+    noise = torch.rand(17, 96, 96, 3, generator=torch.Generator().manual_seed(1))
+    files = set()
+    for _ in range(10):
+        write_mp4([noise], tmp_path / "clip.mp4", fps=16)
+        files.add((tmp_path / "clip.mp4").read_bytes())
+    assert len(files) == 1
+
+
 def test_chunks_are_written_as_they_come_and_in_order(tmp_path):
     greys = torch.linspace(0.1, 0.9, 9)
     chunks = (greys[start : start + 4].view(-1, 1, 1, 1).expand(-1, 16, 16, 3) for start in (0, 4, 8))
@@ -131,6 +141,12 @@ def test_what_cannot_be_written_is_said_in_one_line(tmp_path, chunks, fps, words
     assert all(word in message for word in words), message
     assert "\n" not in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_as_long_as_a_name_may_be(tmp_path):
+    path = tmp_path / ("x" * 251 + ".mp4")
+    write_mp4([flat(PATCHES["red"])], path, fps=16)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 def test_a_place_that_cannot_be_written(tmp_path):

@@ -121,6 +121,30 @@ def test_what_a_callback_raises_ends_the_run_and_leaves_nothing(pipeline, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_runs_out_is_one_line_with_the_remedy(pipeline, tmp_path, monkeypatch, error):
+    monkeypatch.setattr(OneAtATime, "at", lambda *_: raise_(error))
+    with pytest.raises(WanError, match="out of memory on cpu with 5 frames of 32 x 48; choose"):
+        generate(pipeline, request_for(pipeline), tmp_path / "out.mp4")
+
+
+def test_other_faults_are_not_taken_for_it(pipeline, tmp_path, monkeypatch):
+    monkeypatch.setattr(OneAtATime, "at", lambda *_: raise_(RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        generate(pipeline, request_for(pipeline), tmp_path / "out.mp4")
+
+
+def raise_(error):
+    raise error
+
+
 def test_an_empty_negative_prompt_is_the_released_one(pipeline):
     assert (
         check_request(pipeline, request_for(pipeline, negative_prompt=" "))
@@ -181,7 +205,7 @@ def test_bad_requests_are_one_line_before_anything_is_loaded(pipeline, tmp_path,
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("name", ["out.avi", "out", "folder.mp4", "file/out.mp4"])
+@pytest.mark.parametrize("name", ["out.avi", "out", "folder.mp4", "file/out.mp4", "o" * 252 + ".mp4"])
 def test_bad_places_for_the_video(pipeline, tmp_path, monkeypatch, name):
     monkeypatch.setattr(pipeline_module, "load_module", lambda *_: pytest.fail("a network was loaded"))
     (tmp_path / "folder.mp4").mkdir()

@@ -54,7 +54,7 @@ def write_mp4(
         if stream is None:
             raise WanError(f"{path}: there are no frames to write; decode at least one first")
         container.mux(stream.encode(None))
-    log.info("wrote %d frames to %s", count, path)
+    log.debug("wrote %d frames to %s", count, path)
 
 
 def frame_rate(fps: float) -> Fraction:
@@ -71,7 +71,8 @@ def frame_rate(fps: float) -> Fraction:
 @contextmanager
 def _whole_or_nothing(path: Path) -> Iterator[Path]:
     """A name in the folder of `path` to write to; it takes the name `path` only if all goes well."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    # Not made from the name: one of 250 letters is allowed, and would leave no room for more.
+    partial = path.with_name(f".{uuid.uuid4().hex[:16]}.part")
     with _one_line_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -108,7 +109,9 @@ def _mp4_container(path: Path, metadata: dict[str, str]) -> Iterator[av.containe
 def _h264_stream(
     container: av.container.OutputContainer, rate: Fraction, height: int, width: int
 ) -> av.VideoStream:
-    stream = container.add_stream("libx264", rate=rate, options={"crf": str(CRF), "preset": "medium"})
+    # Without mbtree: with it, x264 writes the same frames in one of several ways, and one seed is one video.
+    options = {"crf": str(CRF), "preset": "medium", "mbtree": "0"}
+    stream = container.add_stream("libx264", rate=rate, options=options)
     stream.width, stream.height = width, height
     stream.pix_fmt = "yuv420p"
     codec = stream.codec_context

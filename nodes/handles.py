@@ -26,7 +26,10 @@ from ..wan_core.models.vae_2_1 import WanVAE
 from ..wan_core.sampling.experts import HIGH_NOISE, LOW_NOISE
 from ..wan_core.text.tokenizer import MAX_TOKENS, Tokenizer
 from ..wan_core.variants import T2V_A14B
-from .hosting import Hosted, Progress, host, resting
+from .hosting import Hosted, Progress, StepProgress, host, resting
+
+# The scores and their bias at 512 tokens of UMT5-XXL, and one layer's weights in float32.
+TEXT_BYTES = 512 * 2**20
 
 WEIGHT_DTYPES = {
     "auto": None,
@@ -63,41 +66,53 @@ def load_model(high: Path, low: Path, dtype: torch.dtype | None) -> ModelHandle:
     check_pair(files[HIGH_NOISE], files[LOW_NOISE])
     config = transformer_config(files[HIGH_NOISE].header)
     device, resting_device = mm.get_torch_device(), mm.unet_offload_device()
-    experts = {
-        role: host(WanTransformer, config, file, device, resting_device, dtype)
-        for role, file in files.items()
-    }
-    for expert in experts.values():
-        weight_dtype = expert.module.blocks[0].ffn[0].weight.dtype
-        # What the weights are in where the device can compute in it, else bf16 where it can, else float32.
-        compute = mm.unet_manual_cast(weight_dtype, device, [torch.bfloat16, torch.float32])
-        expert.module.compute_dtype = compute or weight_dtype
+    compute = compute_dtype(device, dtype)
+    experts = {}
+    for role, file in files.items():
+        # float32 on a GPU would be 57 GB for each 14B expert; the command line rounds it, too.
+        kept = compute if file.inspection.quantization == "float32" else None
+        experts[role] = host(WanTransformer, config, file, device, resting_device, dtype or kept)
+        experts[role].module.compute_dtype = compute
     return ModelHandle(config, experts)
+
+
+def compute_dtype(device: torch.device, chosen: torch.dtype | None) -> torch.dtype:
+    """What a transformer computes in: as on the command line, unless the user chose the weights' type.
+
+    That is bf16 where the device has it, and float32 on the CPU, whatever the file holds. A card without bf16
+    gets float16.
+    """
+    wanted = chosen or torch.bfloat16
+    supported = [torch.bfloat16, torch.float16, torch.float32]
+    return mm.unet_manual_cast(wanted, device, supported) or wanted
 
 
 class HostedExperts:
     """Hands the sampling loop each expert when its turn comes, and has it loaded then."""
 
-    def __init__(self, model: ModelHandle, latent_shape: torch.Size) -> None:
+    def __init__(self, model: ModelHandle, latent_shape: torch.Size, progress: StepProgress) -> None:
         self.model = model
-        self.activation_bytes = activation_bytes(model.config, latent_shape)
+        self.latent_shape = latent_shape
+        self.progress = progress
 
     def at(self, name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """The expert, on its device. Loaded alone: of two in one call core would keep the wrong one."""
         expert = self.model.experts[name]
-        expert.load(self.activation_bytes)
+        with self.progress.loading(name):
+            expert.load(activation_bytes(self.model.config, self.latent_shape, expert.module.compute_dtype))
         return expert.module
 
 
-def activation_bytes(config: TransformerConfig, latent_shape: torch.Size) -> int:
+def activation_bytes(config: TransformerConfig, latent_shape: torch.Size, dtype: torch.dtype) -> int:
     """What one prediction holds beside the weights, for core to keep free.
 
-    Per token: the float32 stream and its update, q, k, v and their input in 16 bits, the hidden layer of the
-    feed-forward twice. 81 x 480 x 832 in the 14B model: 4.8 GB.
+    Per token: the float32 stream; in the type computed in, the hidden layer of the feed-forward twice, its
+    input, the block's last update, and room for the kernels. 81 x 480 x 832 in the 14B model: 4.8 GB, where
+    the tensors come to 3.2 GB.
     """
     _, _, frames, height, width = latent_shape
     tokens = frames * height * width // 4
-    return tokens * (18 * config.dim + 4 * config.ffn_dim)
+    return tokens * (4 * config.dim + dtype.itemsize * (7 * config.dim + 2 * config.ffn_dim))
 
 
 @dataclass(frozen=True)
@@ -112,7 +127,7 @@ class TextEncoderHandle(Hosted):
         if count > MAX_TOKENS:
             raise WanError(f"{field}: the prompt has {count} tokens, and {MAX_TOKENS} fit; shorten it")
         ids, mask = self.tokenizer([text])
-        self.load(activation_bytes=256 * 2**20)
+        self.load(TEXT_BYTES)
         context = self.module(ids.to(self.device), mask.to(self.device))
         return [[resting(context), {}]]
 
@@ -152,7 +167,7 @@ class VAEHandle(Hosted):
 
 
 def decode_bytes(dim: int, height: int, width: int) -> int:
-    """What decoding one latent frame holds: its four frames at full width in float32, some fifteen times."""
+    """What decoding one latent frame holds: its four frames at full width in float32, 12 times, and room."""
     return 15 * 4 * (4 * dim) * (8 * height) * (8 * width)
 
 

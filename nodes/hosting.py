@@ -6,7 +6,9 @@ cast their weights (`comfy.ops`), a patcher that decides what is resident, and t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ import comfy.ops
 import comfy.utils
 import folder_paths
 import torch
+from comfy_execution.utils import get_executing_context
 from torch import Tensor, nn
 
 from ..wan_core.checkpoints import Checkpoint, audit
 from ..wan_core.errors import WanError
+from ..wan_core.sampling.denoise import StepInfo
 
 # Layers that cast each weight to its input's dtype and device on use, and look for an interrupt each time.
 CORE_LAYERS = comfy.ops.manual_cast
@@ -95,9 +99,54 @@ class Progress:
         self.bar.update_absolute(done, self.total)
 
 
+class StepProgress(Progress):
+    """Progress of a sampling run, with a line of text on the node: who works, how far, how fast."""
+
+    def __init__(self, total: int) -> None:
+        super().__init__(total)
+        self.since = 0.0  # when the working expert was ready
+        self.steps = 0  # it has done
+
+    @contextmanager
+    def loading(self, expert: str) -> Iterator[None]:
+        """While an expert comes in."""
+        say(f"loading the {expert_words(expert)} expert")
+        yield
+        self.since, self.steps = time.monotonic(), 0
+
+    def step(self, info: StepInfo) -> None:
+        """One step is done."""
+        self.update(info.index + 1)
+        self.steps += 1
+        pace = (time.monotonic() - self.since) / self.steps
+        expert = expert_words(info.expert)
+        say(f"step {info.index + 1} of {info.total}, {expert} expert, {pace:.1f} s per step")
+
+
+def expert_words(expert: str) -> str:
+    """An expert's name as people write it: high-noise."""
+    return expert.replace("_", "-")
+
+
+def say(text: str) -> None:
+    """One line of text on the node that runs, for whoever queued the graph and is looking."""
+    node = get_executing_context()
+    if node is None:  # called as a function, without a graph
+        return
+    from server import PromptServer  # half of ComfyUI, so only where it is there anyway
+
+    if PromptServer.instance.client_id is not None:
+        PromptServer.instance.send_progress_text(text, node.node_id, PromptServer.instance.client_id)
+
+
 def model_files(folder: str) -> list[str]:
     """What a loader lists: the names of the files in one of ComfyUI's model folders."""
     return folder_paths.get_filename_list(folder)
+
+
+def if_there(name: str, files: list[str]) -> str | None:
+    """The default of a loader's list: `name`, or where it is missing None, which stands for the first."""
+    return name if name in files else None
 
 
 def model_path(folder: str, name: str) -> Path:

@@ -8,10 +8,11 @@ from ..wan_core.checkpoints import expert_of, find_partner
 from ..wan_core.errors import WanError
 from ..wan_core.sampling.experts import LOW_NOISE
 from .handles import WEIGHT_DTYPES, load_model
-from .hosting import file_state, model_files, model_path
+from .hosting import file_state, if_there, model_files, model_path
 from .sockets import CATEGORY, WanModel
 
 FOLDER = "diffusion_models"
+BUILT_IN = "wan_tiny_t2v_high_noise.safetensors"
 AUTO = "auto (partner of the high-noise file)"
 
 
@@ -32,6 +33,7 @@ class WanCoreLoadModel(io.ComfyNode):
                 io.Combo.Input(
                     "high_noise_model",
                     options=files,
+                    default=if_there(BUILT_IN, files),
                     tooltip="The high-noise expert's file in models/diffusion_models, or built-in wan_tiny.",
                 ),
                 io.Combo.Input(
@@ -44,7 +46,8 @@ class WanCoreLoadModel(io.ComfyNode):
                     "weight_dtype",
                     options=list(WEIGHT_DTYPES),
                     default="auto",
-                    tooltip="The type the weights are kept in; auto keeps the file's own.",
+                    tooltip="The type the weights are kept and computed in; auto keeps the file's own and "
+                    "computes in bfloat16. A CPU computes in float32 whatever stands here.",
                 ),
             ],
             outputs=[WanModel.Output(display_name="model", tooltip="For WanCore's Sampler.")],

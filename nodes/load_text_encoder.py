@@ -5,10 +5,11 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .handles import load_text_encoder
-from .hosting import file_state, model_files, model_path
+from .hosting import file_state, if_there, model_files, model_path
 from .sockets import CATEGORY, WanTextEncoder
 
 FOLDER = "text_encoders"
+BUILT_IN = "wan_tiny_umt5.safetensors"
 
 
 class WanCoreLoadTextEncoder(io.ComfyNode):
@@ -16,6 +17,7 @@ class WanCoreLoadTextEncoder(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
+        files = model_files(FOLDER)
         return io.Schema(
             node_id="WanCoreLoadTextEncoder",
             display_name="Load Text Encoder (WanCore)",
@@ -26,7 +28,8 @@ class WanCoreLoadTextEncoder(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "text_encoder_name",
-                    options=model_files(FOLDER),
+                    options=files,
+                    default=if_there(BUILT_IN, files),
                     tooltip="A umt5_xxl file in models/text_encoders, or the built-in wan_tiny_umt5.",
                 ),
             ],

@@ -5,10 +5,11 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .handles import load_vae
-from .hosting import file_state, model_files, model_path
+from .hosting import file_state, if_there, model_files, model_path
 from .sockets import CATEGORY, WanVAE
 
 FOLDER = "vae"
+BUILT_IN = "wan_tiny_vae.safetensors"
 
 
 class WanCoreLoadVAE(io.ComfyNode):
@@ -16,6 +17,7 @@ class WanCoreLoadVAE(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
+        files = model_files(FOLDER)
         return io.Schema(
             node_id="WanCoreLoadVAE",
             display_name="Load VAE (WanCore)",
@@ -26,7 +28,8 @@ class WanCoreLoadVAE(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "vae_name",
-                    options=model_files(FOLDER),
+                    options=files,
+                    default=if_there(BUILT_IN, files),
                     tooltip="A Wan2.1 VAE in models/vae, or the built-in wan_tiny_vae.",
                 ),
             ],

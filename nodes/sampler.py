@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..wan_core.errors import WanError
+from ..wan_core.models.transformer import TransformerConfig
 from ..wan_core.models.vae_2_1 import denormalize_latent
 from ..wan_core.sampling.denoise import denoise
 from ..wan_core.sampling.experts import HIGH_NOISE, LOW_NOISE, plan_experts
@@ -19,8 +20,11 @@ from ..wan_core.variants import T2V_A14B
 from .bounds import Least
 from .expert_plan import schedule_inputs
 from .handles import HostedExperts, ModelHandle
-from .hosting import Progress, resting
+from .hosting import StepProgress, resting
 from .sockets import CATEGORY, WanModel
+
+# What core notes about a latent's size for as long as nothing is in it.
+OF_EMPTY_LATENTS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 
 
 class WanCoreSampler(io.ComfyNode):
@@ -78,19 +82,20 @@ class WanCoreSampler(io.ComfyNode):
         plan = plan_experts(schedule.timesteps, boundary)
         scales = guidance_by_expert({HIGH_NOISE: cfg_high, LOW_NOISE: cfg_low}, plan.experts)
         device = model.experts[HIGH_NOISE].device
-        noise = make_noise(empty_shape(latent["samples"]), seed).to(device)
-        progress = Progress(steps)
+        noise = make_noise(empty_shape(latent), seed).to(device)
+        progress = StepProgress(steps)
         sampled = denoise(
             noise,
-            HostedExperts(model, noise.shape),
-            text_rows("positive", positive, model.config.text_dim).to(device),
-            text_rows("negative", negative, model.config.text_dim).to(device),
+            HostedExperts(model, noise.shape, progress),
+            text_rows("positive", positive, model.config).to(device),
+            text_rows("negative", negative, model.config).to(device),
             scales,
             schedule,
             plan,
-            on_step=lambda step: progress.update(step.index + 1),
+            progress.step,
         )
-        return io.NodeOutput({**latent, "samples": resting(denormalize_latent(sampled))})
+        kept = {key: value for key, value in latent.items() if key not in OF_EMPTY_LATENTS}
+        return io.NodeOutput({**kept, "samples": resting(denormalize_latent(sampled))})
 
 
 def guidance_input(name: str, default: float, expert: str) -> io.Float.Input:
@@ -107,30 +112,33 @@ def guidance_input(name: str, default: float, expert: str) -> io.Float.Input:
     )
 
 
-def empty_shape(latent: Tensor) -> tuple[int, int, int, int]:
-    """(16, F, h, w) of an empty latent; raises WanError for anything but one empty video."""
-    channels = T2V_A14B.latent_channels
-    shape = tuple(latent.shape)
-    if latent.ndim != 5 or shape[1] != channels or shape[3] % 2 or shape[4] % 2:
+def empty_shape(latent: dict[str, Any]) -> tuple[int, int, int, int]:
+    """(16, F, h, w) of an empty LATENT; raises WanError for anything but one empty video."""
+    samples, channels = latent["samples"], T2V_A14B.latent_channels
+    shape = tuple(samples.shape)
+    if samples.ndim != 5 or shape[1] != channels or shape[3] % 2 or shape[4] % 2:
         raise WanError(
             f"latent: shape {shape} is not (1, {channels}, frames, even height, even width); "
             "use Empty Video Latent (WanCore)"
         )
     if shape[0] != 1:
         raise WanError(f"latent: a batch of {shape[0]} videos; make one at a time, and queue several seeds")
-    if torch.count_nonzero(latent):
+    if torch.count_nonzero(samples):
         raise WanError(
             "latent: it holds a video already, and this Sampler starts from noise only; "
             "use Empty Video Latent (WanCore)"
         )
+    if "noise_mask" in latent:
+        raise WanError("latent: it has a mask, and this Sampler makes the whole video; take the mask away")
     return shape[1:]
 
 
-def text_rows(name: str, conditioning: list[Any], width: int) -> Tensor:
+def text_rows(name: str, conditioning: list[Any], config: TransformerConfig) -> Tensor:
     """The real rows (1, L, D) of a CONDITIONING, without the zeros that pad it: the model adds its own.
 
-    Raises WanError for mixed prompts and for text of another encoder.
+    Raises WanError for mixed prompts, for text of another encoder and for too much of it.
     """
+    width = config.text_dim
     if len(conditioning) != 1:
         raise WanError(f"{name}: {len(conditioning)} prompts combined; this Sampler takes exactly one")
     rows = conditioning[0][0]
@@ -142,4 +150,7 @@ def text_rows(name: str, conditioning: list[Any], width: int) -> Tensor:
     if not torch.isfinite(rows).all():
         raise WanError(f"{name}: the text encoding holds NaN; check the text encoder's file")
     used = rows[0].abs().amax(dim=1).nonzero()  # (real rows, 1)
-    return rows[:, : int(used[-1]) + 1 if len(used) else 1]
+    count = int(used[-1]) + 1 if len(used) else 1
+    if count > config.text_len:
+        raise WanError(f"{name}: the prompt has {count} tokens, and {config.text_len} fit; shorten it")
+    return rows[:, :count]

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -44,6 +45,7 @@ class Run:
     prompt_id: str
     entry: dict[str, Any]
     messages: list[dict[str, Any]] = field(default_factory=list)
+    texts: list[tuple[str, str]] = field(default_factory=list)  # (node, what it wrote on itself)
 
     @property
     def ok(self) -> bool:
@@ -159,10 +161,11 @@ class ComfyServer:
             if answer["node_errors"]:  # what is sound in the graph runs all the same
                 raise RejectedError(answer)
             prompt_id = answer["prompt_id"]
-            messages = []
+            messages, texts = [], []
             while True:
                 message = link.recv()
                 if isinstance(message, bytes):
+                    texts += _texts(message)
                     continue
                 message = json.loads(message)
                 messages.append(message)
@@ -172,7 +175,7 @@ class ComfyServer:
                     break
         finally:
             link.close()
-        return Run(prompt_id, self.history(prompt_id), messages)
+        return Run(prompt_id, self.history(prompt_id), messages, texts)
 
     def history(self, prompt_id: str) -> dict[str, Any]:
         """The job's record, which appears a moment after its last message."""
@@ -192,6 +195,12 @@ class ComfyServer:
 def _ends(message: dict[str, Any], prompt_id: str) -> bool:
     last = ("execution_success", "execution_error", "execution_interrupted")
     return message["type"] in last and message["data"]["prompt_id"] == prompt_id
+
+
+def _texts(message: bytes) -> list[tuple[str, str]]:
+    """The node and its line in a binary message of kind 3; nothing for the other kinds."""
+    kind, length = struct.unpack(">II", message[:8])
+    return [(message[8 : 8 + length].decode(), message[8 + length :].decode())] if kind == 3 else []
 
 
 def _free_port() -> int:

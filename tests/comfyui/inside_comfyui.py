@@ -113,7 +113,8 @@ def short_of_memory() -> dict[str, Any]:
     mm.minimum_inference_memory = lambda: 1 << 16
     mm.extra_reserved_memory = lambda: 0
     mm.pin_memory = lambda tensor: False
-    handles.activation_bytes = lambda config, shape: 1 << 16
+    mm.should_use_fp16 = mm.should_use_bf16 = lambda *_, **__: False  # so it computes in float32 as before
+    handles.activation_bytes = lambda config, shape, dtype: 1 << 16
     answer = {}
     for name, budget in (("one", int(1.4 * size)), ("half", int(0.7 * size))):
         mm.get_free_memory = lambda device=None, torch_free_too=False, budget=budget: free(
@@ -159,6 +160,38 @@ def weight_dtypes() -> dict[str, Any]:
             "distance": distance(sample(model, positive, negative), exact),
         }
     return answer
+
+
+def other_devices() -> dict[str, Any]:
+    """What a transformer computes in, by what the device can do and what the user chose."""
+    device = torch.device("cpu", 0)
+    can = {"none": (), "fp16": ("fp16",), "both": ("fp16", "bf16")}
+    answer = {}
+    for name, dtypes in can.items():
+        mm.should_use_fp16 = lambda *_, dtypes=dtypes, **__: "fp16" in dtypes
+        mm.should_use_bf16 = lambda *_, dtypes=dtypes, **__: "bf16" in dtypes
+        answer[name] = {
+            chosen: str(handles.compute_dtype(device, dtype))
+            for chosen, dtype in handles.WEIGHT_DTYPES.items()
+        }
+    return answer
+
+
+def latents_are_copied() -> dict[str, Any]:
+    """What the Sampler does to the LATENT it is given."""
+    positive, negative = conditioning()
+    given = {"samples": torch.zeros(1, 16, 1, 4, 4), "downscale_ratio_spacial": 8, "note": "kept"}
+    before = dict(given)
+    with torch.inference_mode():
+        made = nodes.WanCoreSampler.execute(
+            handles.load_model(HIGH, LOW, None), positive, negative, given, 1, 2, 12.0, 0.9, 1.0, 1.0, "euler"
+        )[0]
+    return {
+        "given is as it was": given == before and not given["samples"].any().item(),
+        "keys": sorted(made),
+        "dtype": str(made["samples"].dtype),
+        "device": str(made["samples"].device),
+    }
 
 
 def conditioning() -> tuple[Any, Any]:
@@ -212,12 +245,14 @@ def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 if __name__ == "__main__":
-    # The last one leaves core believing in a device that is not there.
+    # The last two leave core believing in a device that is not there.
     questions = (
         text_encoders_agree,
         experts_take_turns,
         weight_dtypes,
         weights_that_come_late,
+        latents_are_copied,
         short_of_memory,
+        other_devices,
     )
     sys.stdout.write(json.dumps({question.__name__: question() for question in questions}) + "\n")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from .comfy_server import ROOT, comfyui_python
+from .comfy_server import ROOT, RUN_SECONDS, comfyui_python
 
 pytestmark = pytest.mark.comfy
 
@@ -23,7 +23,9 @@ SCRIPT = Path(__file__).parent / "inside_comfyui.py"
 def answers(comfyui: Path, weights: Path) -> dict[str, Any]:
     """What inside_comfyui.py found, by question."""
     command = [comfyui_python(comfyui), str(SCRIPT), str(comfyui), str(ROOT), str(weights)]
-    answer = subprocess.run(command, cwd=comfyui, capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        command, cwd=comfyui, capture_output=True, text=True, check=False, timeout=RUN_SECONDS
+    )
     assert answer.returncode == 0, answer.stderr[-3000:]
     return json.loads(answer.stdout.strip().splitlines()[-1])
 
@@ -69,3 +71,23 @@ def test_weight_dtypes(answers: dict[str, Any]) -> None:
     assert found["bfloat16"]["distance"] < 0.1
     # On the CPU everything is computed in float32.
     assert {case["compute"] for case in found.values()} == {"torch.float32"}
+
+
+def test_what_other_devices_compute_in(answers: dict[str, Any]) -> None:
+    """As the command line does: bfloat16, unless the user chose another type or the card lacks it."""
+    found = answers["other_devices"]
+    assert found["both"] == {
+        "auto": "torch.bfloat16",
+        "bfloat16": "torch.bfloat16",
+        "float16": "torch.float16",
+        "float32": "torch.float32",
+    }
+    assert found["fp16"]["auto"] == found["fp16"]["bfloat16"] == "torch.float16"
+    assert set(found["none"].values()) == {"torch.float32"}
+
+
+def test_a_latent_is_copied_and_loses_what_only_empty_ones_have(answers: dict[str, Any]) -> None:
+    found = answers["latents_are_copied"]
+    assert found["given is as it was"]
+    assert found["keys"] == ["note", "samples"]
+    assert (found["dtype"], found["device"]) == ("torch.float32", "cpu")

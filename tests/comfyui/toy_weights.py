@@ -1,4 +1,4 @@
-"""Random weights in the built-in model's layout, to run graphs where only the plumbing matters."""
+"""Random weights in the built-in model's layout and dtypes, for graphs where only the plumbing matters."""
 
 from __future__ import annotations
 
@@ -44,9 +44,11 @@ def write_toy_weights(models: Path) -> None:
     transformer = TransformerConfig(dim=256, ffn_dim=512, num_heads=2, num_layers=2, text_dim=64)
     for seed, expert in enumerate(("high", "low")):
         network = random_weights(WanTransformer(transformer), seed)
-        save(network, models / "diffusion_models" / f"wan_tiny_t2v_{expert}_noise.safetensors")
-    save(random_weights(WanVAE(VAEConfig(dim=8)), 2), models / "vae" / "wan_tiny_vae.safetensors")
-    save(text_encoder(width=64), models / "text_encoders" / "wan_tiny_umt5.safetensors")
+        path = models / "diffusion_models" / f"wan_tiny_t2v_{expert}_noise.safetensors"
+        save(network, path, torch.bfloat16)
+    vae = random_weights(WanVAE(VAEConfig(dim=8)), 2)
+    save(vae, models / "vae" / "wan_tiny_vae.safetensors", torch.float16)
+    save(text_encoder(width=64), models / "text_encoders" / "wan_tiny_umt5.safetensors", torch.float16)
 
 
 def write_wide_weights(models: Path) -> None:
@@ -79,10 +81,14 @@ def random_weights(network: nn.Module, seed: int) -> dict[str, Tensor]:
     return tensors
 
 
-def save(tensors: dict[str, Tensor], path: Path) -> None:
-    """The tensors as a safetensors file, in a folder made if need be."""
+def save(tensors: dict[str, Tensor], path: Path, dtype: torch.dtype = torch.float32) -> None:
+    """The tensors as a safetensors file, numbers in `dtype`, in a folder made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in tensors.items()}, path)
+    stored = {
+        name: (value.to(dtype) if value.is_floating_point() else value).contiguous()
+        for name, value in tensors.items()
+    }
+    save_file(stored, path)
 
 
 def toy_tokenizer() -> bytes:

@@ -44,12 +44,12 @@ from .models.umt5 import UMT5Encoder
 from .models.vae_2_1 import WanVAE, denormalize_latent
 from .request import Request
 from .sampling import StepInfo, denoise, make_noise, plan_experts
-from .sampling.experts import HIGH_NOISE, LOW_NOISE
 from .sampling.plan import Plan
 from .schedulers import make_schedule
 from .text.cleaning import clean_prompt
 from .text.tokenizer import MAX_TOKENS, Tokenizer
 from .variants import T2V_A14B, Variant
+from .variants.variant import HIGH_NOISE, LOW_NOISE
 
 log = logging.getLogger("wancore")
 

@@ -14,6 +14,7 @@ from .sampling.noise import make_noise
 from .schedulers import make_schedule
 from .text.cleaning import clean_prompt
 from .variants import Variant
+from .variants.variant import DENSE, HIGH_NOISE, LOW_NOISE
 
 # The rotary tables know 1024 positions per axis; these stay well inside and still catch a slipped digit.
 MAX_FRAMES = 1025
@@ -64,7 +65,7 @@ class Request:
     def guidance_scale(self) -> dict[str, float]:
         """The guidance by expert; a single network takes the high one."""
         high, low = self.guidance_scale_high, self.guidance_scale_low
-        return {"high_noise": high, "low_noise": low, "dense": high}
+        return {HIGH_NOISE: high, LOW_NOISE: low, DENSE: high}
 
     def latent_shape(self, variant: Variant) -> tuple[int, int, int, int]:
         """(C, F, h, w) of the latent."""

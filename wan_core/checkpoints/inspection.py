@@ -8,12 +8,13 @@ from pathlib import Path
 
 from ..errors import WanError
 from ..variants import Variant, variant_for_task
+from ..variants.variant import DENSE, HIGH_NOISE, LOW_NOISE
 from .configs import transformer_config, umt5_config, vae_config
 from .containers import read_header
 from .detect import Detection, detect, missing_parts
 from .header import Header, listed, shown_file
 from .layouts import LORA, TRANSFORMER, UMT5, UNKNOWN, VAE_2_1, VAE_2_2
-from .pairs import DENSE, expert_of
+from .pairs import expert_of
 from .quantization import LOADABLE, Storage, detect_storage
 
 FAMILY_WORDS = {
@@ -25,7 +26,7 @@ FAMILY_WORDS = {
     UNKNOWN: "a file we do not know",
 }
 TASK_WORDS = {"t2v": "text to video", "i2v": "image to video", "ti2v": "text or image to video"}
-EXPERT_WORDS = {"high_noise": "high noise", "low_noise": "low noise", DENSE: "one network for all steps"}
+EXPERT_WORDS = {HIGH_NOISE: "high noise", LOW_NOISE: "low noise", DENSE: "one network for all steps"}
 LAYOUT_WORDS = {
     "released": "as in the released files",
     "comfyui": "as ComfyUI's files have them",

@@ -8,9 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-HIGH_NOISE = "high_noise"
-LOW_NOISE = "low_noise"
-DENSE = "dense"
+from ..variants.variant import HIGH_NOISE, LOW_NOISE
 
 # A word of its own, or a hump of camel case as in WanHighNoise: not "highlight", not "flow".
 _WORD = r"(?:(?<![A-Za-z])(?:high|low)|(?<=[A-Za-z])(?-i:High|Low))"

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ..errors import WanError
 from ..schedulers.sigmas import TRAIN_TIMESTEPS
-
-HIGH_NOISE, LOW_NOISE, DENSE = "high_noise", "low_noise", "dense"
+from ..variants.variant import DENSE, HIGH_NOISE, LOW_NOISE
 
 
 @dataclass(frozen=True)

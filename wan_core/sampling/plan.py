@@ -10,7 +10,8 @@ from typing import TypedDict
 from ..errors import WanError
 from ..schedulers import make_schedule
 from ..variants import variant_for_task
-from .experts import HIGH_NOISE, LOW_NOISE, plan_experts
+from ..variants.variant import HIGH_NOISE, LOW_NOISE
+from .experts import plan_experts
 
 
 class PlannedStep(TypedDict):

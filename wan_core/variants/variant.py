@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# The experts, as state, options and JSON spell them; DENSE is the one of a single-network model.
+HIGH_NOISE, LOW_NOISE, DENSE = "high_noise", "low_noise", "dense"
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -34,7 +37,7 @@ class Variant:
     @property
     def experts(self) -> tuple[str, ...]:
         """The experts in the order they work."""
-        return ("dense",) if self.boundary is None else ("high_noise", "low_noise")
+        return (DENSE,) if self.boundary is None else (HIGH_NOISE, LOW_NOISE)
 
     @property
     def size_multiple(self) -> int:

@@ -14,7 +14,6 @@ from wan_core.checkpoints import (
     check_text_encoder,
     expert_of,
     find_partner,
-    fingerprint,
     load_module,
     open_checkpoint,
     require,
@@ -22,7 +21,6 @@ from wan_core.checkpoints import (
     transformer_config,
     umt5_config,
     vae_config,
-    variant_of,
 )
 from wan_core.checkpoints.layouts import LAYOUTS
 from wan_core.errors import WanError
@@ -201,7 +199,6 @@ def test_wrong_file_in_a_slot_says_what_it_is_and_what_is_needed(tmp_path: Path)
         WanError, match=r"for image to video, but .* needs the transformer of Wan2.2 T2V-A14B"
     ):
         require(model, "high_noise", T2V_A14B)
-    assert variant_of(model) is I2V_A14B
 
 
 def test_the_same_expert_twice_is_caught_whatever_it_is_called_and_stored_as(tmp_path: Path):
@@ -217,7 +214,6 @@ def test_the_same_expert_twice_is_caught_whatever_it_is_called_and_stored_as(tmp
     assert same_weights(high, copy)
     assert same_weights(copy, brain)
     assert not same_weights(high, low)
-    assert fingerprint(high) != fingerprint(low)
     with pytest.raises(WanError, match=r"high.safetensors and low.safetensors hold the same weights; choose"):
         check_pair(high, copy)
     check_pair(high, low)

@@ -13,7 +13,7 @@ from wan_core.sampling.denoise import denoise
 from wan_core.sampling.experts import plan_experts
 from wan_core.sampling.guidance import guidance_by_expert, guided_velocity
 from wan_core.sampling.noise import make_noise
-from wan_core.sampling.plan import plan, plan_summary, plan_table, sigma_plot
+from wan_core.sampling.plan import plan, plan_summary, plan_table
 from wan_core.schedulers import SCHEDULERS, make_schedule
 
 NAN, INF = math.nan, math.inf
@@ -298,12 +298,3 @@ def test_plan_as_text():
     assert lines[9].split()[:4] == ["5", "874", "0.87474", "low_noise"]
     assert plan_summary(plan("ti2v", 3)) == "3 steps: 3 dense; no switch"
     assert plan_summary(plan("t2v", 1)) == "1 step: 1 high_noise; no switch"
-
-
-@pytest.mark.parametrize("steps", [1, 3, 40, 64, 65, 1000])
-def test_sigma_plot_fits_its_box(steps):
-    lines = sigma_plot(plan("t2v", steps)).splitlines()
-    assert len(lines) == 13
-    assert max(map(len, lines)) <= 5 + 64
-    assert lines[-2].count("#") + lines[-2].count("=") >= 0.9 * (len(lines[-1]) - 5)
-    assert all(line.isascii() for line in lines)

@@ -7,11 +7,11 @@ Three small axes, a file each: the container (safetensors.py, gguf.py), the name
 from __future__ import annotations
 
 from .audit import audit, load_module
-from .checkpoint import Checkpoint, fingerprint, open_checkpoint, same_weights
+from .checkpoint import Checkpoint, open_checkpoint, same_weights
 from .configs import transformer_config, umt5_config, vae_config
 from .inspection import Inspection, inspect, readable
 from .pairs import expert_of, find_partner
-from .slots import check_pair, check_text_encoder, require, variant_of
+from .slots import check_pair, check_text_encoder, require
 
 __all__ = [
     "Checkpoint",
@@ -21,7 +21,6 @@ __all__ = [
     "check_text_encoder",
     "expert_of",
     "find_partner",
-    "fingerprint",
     "inspect",
     "load_module",
     "open_checkpoint",
@@ -31,5 +30,4 @@ __all__ = [
     "transformer_config",
     "umt5_config",
     "vae_config",
-    "variant_of",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from .inspection import Inspection, inspect_header
 from .safetensors import map_tensors
 
 # Small tensors that training moves: enough to tell two experts apart, read in a moment.
-_FINGERPRINT = (
+_TELLTALE = (
     *("head.modulation", "head.head.bias", "patch_embedding.bias", "time_projection.1.bias"),
     *("blocks.0.modulation", "blocks.0.self_attn.norm_q.weight", "blocks.0.cross_attn.norm_k.weight"),
 )
@@ -74,15 +73,6 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(path, inspection, detection)
 
 
-def fingerprint(checkpoint: Checkpoint) -> str:
-    """A sha256 of a transformer's small tensors as float32: equal for copies, whatever they are called."""
-    digest = hashlib.sha256()
-    for name, values in _small_tensors(checkpoint).items():
-        digest.update(name.encode())
-        digest.update(values.contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def same_weights(first: Checkpoint, second: Checkpoint) -> bool:
     """Whether two files hold the same network, even if one is float16 and the other float32."""
     ours, theirs = _small_tensors(first), _small_tensors(second)
@@ -94,11 +84,9 @@ def same_weights(first: Checkpoint, second: Checkpoint) -> bool:
 
 
 def _small_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    names = [name for name in _FINGERPRINT if name in checkpoint.header]
+    names = [name for name in _TELLTALE if name in checkpoint.header]
     if not names:
-        raise WanError(
-            f"{checkpoint.file}: is {checkpoint.inspection.words}; only transformers have a fingerprint"
-        )
+        raise WanError(f"{checkpoint.file}: is {checkpoint.inspection.words}; only transformers are compared")
     return {name: checkpoint.tensor(name).float() for name in names}
 
 

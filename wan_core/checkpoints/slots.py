@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from ..errors import WanError
-from ..variants import Variant, variant_for_task
+from ..variants import Variant
 from ..variants.variant import DENSE, HIGH_NOISE, LOW_NOISE
 from .checkpoint import Checkpoint, same_weights
 from .configs import transformer_config, umt5_config
@@ -112,10 +112,3 @@ def _example(slot: Slot, variant: Variant | None) -> str:
         if variant.vae_family == VAE_2_2 and VAE_2_1 in slot.families
         else slot.example
     )
-
-
-def variant_of(checkpoint: Checkpoint) -> Variant:
-    """The released model a transformer belongs to, by its channels."""
-    if checkpoint.inspection.task is None:
-        raise WanError(f"{checkpoint.file} is {checkpoint.inspection.words}; choose a Wan2.2 transformer")
-    return variant_for_task(checkpoint.inspection.task)

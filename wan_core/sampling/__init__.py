@@ -6,7 +6,7 @@ from .denoise import Experts, StepInfo, denoise
 from .experts import ExpertPlan, plan_experts
 from .guidance import guidance_by_expert, guided_velocity
 from .noise import make_noise
-from .plan import Plan, plan, plan_summary, plan_table, sigma_plot
+from .plan import Plan, plan, plan_summary, plan_table
 
 __all__ = [
     "ExpertPlan",
@@ -21,5 +21,4 @@ __all__ = [
     "plan_experts",
     "plan_summary",
     "plan_table",
-    "sigma_plot",
 ]

@@ -86,24 +86,3 @@ def plan_table(planned: Plan, bar_width: int = 32) -> str:
         bar = mark * max(1, round(step["sigma"] * bar_width))
         rows.append(f"{index:4d}  {step['timestep']:8d}  {step['sigma']:.5f}  {step['expert']:10}  {bar}")
     return "\n".join(rows)
-
-
-def sigma_plot(planned: Plan, width: int = 64, height: int = 12) -> str:
-    """The same as a picture of characters: sigma falls from left to right, # high noise, = low noise or only.
-
-    width, height: of the plotting area in characters. More steps than columns share columns.
-    """
-    steps = planned["steps"]
-    columns = width // len(steps) * len(steps) or width
-    shown = [steps[column * len(steps) // columns] for column in range(columns)]
-    lines = []
-    for row in range(height, 0, -1):
-        floor = (row - 0.5) / height
-        label = {height: "1.0", 1: "0.0"}.get(row, "   ")
-        marks = ("#" if step["expert"] == HIGH_NOISE else "=" for step in shown)
-        cells = "".join(
-            mark if step["sigma"] >= floor else " " for step, mark in zip(shown, marks, strict=True)
-        )
-        lines.append(f"{label} |{cells}".rstrip())
-    lines.append("    +" + "-" * columns)
-    return "\n".join(lines)

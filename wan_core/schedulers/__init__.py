@@ -6,10 +6,9 @@ from ..errors import WanError
 from .dpmpp_2m import DPMpp2MSchedule
 from .euler import EulerSchedule
 from .schedule import Schedule
-from .sigmas import check_schedule
 from .unipc import UniPCSchedule
 
-__all__ = ["SCHEDULERS", "Schedule", "check_schedule", "make_schedule"]
+__all__ = ["SCHEDULERS", "Schedule", "make_schedule"]
 
 _CLASSES: dict[str, type[UniPCSchedule] | type[DPMpp2MSchedule] | type[EulerSchedule]] = {
     "unipc": UniPCSchedule,

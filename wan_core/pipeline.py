@@ -184,9 +184,8 @@ def decode(pipeline: Pipeline, latent: Tensor) -> Iterator[Tensor]:
         WanVAE(vae_config(checkpoint.header), device="meta"), checkpoint, pipeline.device, torch.float32
     )
     with torch.no_grad():
-        for video in vae.decode_chunks(
-            latent.to(pipeline.device, torch.float32)
-        ):  # (1, 3, 1 or 4, H, W) -1..1
+        for video in vae.decode_chunks(latent.to(pipeline.device, torch.float32)):
+            # (1, 3, 1 or 4, H, W) in -1..1
             yield video[0].permute(1, 2, 3, 0).add(1.0).div(2.0).clamp(0.0, 1.0)
 
 
@@ -269,9 +268,13 @@ def _only(found: list[Inspection], folder: Path, part: str, wanted: Mapping[str,
         raise WanError(
             f"{folder}: {len(fitting)} files could be the {part} ({names}); leave one in the folder"
         )
+    unsaid = "expert" in wanted and any(one.task == wanted["task"] and one.expert is None for one in found)
+    hint = "; the experts are told apart by high_noise or low_noise in their files' names" if unsaid else ""
     seen = ", ".join(f"{Path(one.file).name}: {one.words}" for one in found[:6]) or "none at all"
     damaged = next((f"; {one.problems[0]}" for one in found if one.problems), "")
-    raise WanError(f"{folder}: no {part} of {T2V_A14B.title} among its .safetensors files ({seen}){damaged}")
+    raise WanError(
+        f"{folder}: no {part} of {T2V_A14B.title} among its .safetensors files ({seen}){hint}{damaged}"
+    )
 
 
 def _tokenizer(text_encoder: Checkpoint) -> Tokenizer:

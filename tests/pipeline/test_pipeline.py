@@ -253,6 +253,14 @@ def test_a_missing_part_is_named(copy_of_model, part, words):
     assert "\n" not in str(caught.value)
 
 
+def test_experts_whose_names_say_nothing_are_pointed_out(copy_of_model):
+    folder = copy_of_model()
+    for name, part in (("one", HIGH), ("two", LOW)):
+        (folder / part).rename(folder / f"diffusion_models/{name}.safetensors")
+    with pytest.raises(WanError, match="told apart by high_noise or low_noise in their files' names"):
+        load_pipeline(folder)
+
+
 def test_a_truncated_part_is_named(copy_of_model, model_folder):
     folder = copy_of_model()
     data = (model_folder / LOW).read_bytes()

@@ -6,6 +6,7 @@ Arguments in, words out; what they do is in pipeline.py, sampling/plan.py and ch
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -39,6 +40,8 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: 0 done, 1 a file with problems, 2 a mistake to mend, 130 stopped."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names are bytes, and need be no UTF-8
     try:
         options = build_parser().parse_args(arguments)
         status = options.command(options)

@@ -177,6 +177,18 @@ def test_ctrl_c_ends_with_130_and_leaves_no_file(root, model_folder, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_file_names_that_are_no_text(root, tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.safetensors")).write_bytes(b"")
+    command = [sys.executable, "-m", "wan_core", "inspect", *tmp_path.iterdir()]
+    plain, as_json = (
+        subprocess.run([*command, *option], cwd=root, capture_output=True, check=False)
+        for option in ([], ["--json"])
+    )
+    assert (plain.returncode, as_json.returncode) == (1, 1)
+    assert b"caf\xe9.safetensors" in plain.stdout
+    assert "empty" in json.loads(as_json.stdout)[0]["problems"][0]
+
+
 def test_a_reader_that_stops_early_is_no_error(root):
     """As in `python -m wan_core plan --steps 1000 | head -1`: more lines than a pipe holds."""
     command = [sys.executable, "-m", "wan_core", "plan", "--steps", "1000", "--json"]

@@ -11,6 +11,7 @@ from ..wan_core.sampling.plan import plan, plan_summary, plan_table
 from ..wan_core.schedulers import SCHEDULERS
 from ..wan_core.variants import T2V_A14B, TASKS, variant_for_task
 from .bounds import Least
+from .hosting import say
 from .sockets import CATEGORY
 
 
@@ -50,10 +51,9 @@ class WanCoreExpertPlan(io.ComfyNode):
         experts = [step["expert"] for step in planned["steps"]]
         picture = draw_sigma_plot([*sigmas, 0.0], experts, split)
         image = torch.from_numpy(np.array(picture)).float().div(255).unsqueeze(0)  # (1, H, W, 3)
-        shown = {
-            **ui.PreviewImage(image, cls=cls).as_dict(),
-            **ui.PreviewText(plan_summary(planned)).as_dict(),
-        }
+        summary = plan_summary(planned)
+        say(summary)  # ComfyUI's page shows the pictures among the results, and no text
+        shown = {**ui.PreviewImage(image, cls=cls).as_dict(), **ui.PreviewText(summary).as_dict()}
         return io.NodeOutput(plan_table(planned), image, ui=shown)
 
 

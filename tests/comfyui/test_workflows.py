@@ -6,6 +6,7 @@ pytest tests/comfyui/test_workflows.py
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,20 @@ def test_it_has_a_thumbnail(name: str) -> None:
     with Image.open(WORKFLOWS / f"{name}.jpg") as picture:  # only .jpg is asked for
         assert picture.format == "JPEG"
         assert min(picture.size) >= 96
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_node_covers_another(name: str) -> None:
+    nodes = json.loads((WORKFLOWS / f"{name}.json").read_text())["nodes"]
+    title = 30
+    boxes = {  # left, top, right, bottom
+        node["type"]: (x, y - title, x + width, y + height)
+        for node in nodes
+        for (x, y), (width, height) in [(node["pos"], node["size"])]
+    }
+    for (one, a), (other, b) in combinations(boxes.items(), 2):
+        apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+        assert apart, f"{one} and {other} overlap"
 
 
 @pytest.mark.comfy

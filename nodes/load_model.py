@@ -27,7 +27,7 @@ class WanCoreLoadModel(io.ComfyNode):
             display_name="Load Model (WanCore)",
             category=CATEGORY,
             description="Loads the two experts of a Wan2.2 text-to-video model. Only the one whose turn it "
-            "is stays on the GPU.",
+            "is has to be on the GPU.",
             search_aliases=["wan loader", "unet loader", "diffusion model"],
             inputs=[
                 io.Combo.Input(

@@ -38,7 +38,7 @@ class WanCoreSampler(io.ComfyNode):
             display_name="Sampler (WanCore)",
             category=CATEGORY,
             description="Denoises with the high-noise expert down to the boundary and with the low-noise "
-            "expert from there. One seed gives one video, on every machine.",
+            "expert from there. A seed means the same noise on every machine.",
             search_aliases=["ksampler", "wan sampler", "denoise"],
             inputs=[
                 WanModel.Input("model", tooltip="Both experts, from WanCore's Load Model."),

@@ -77,4 +77,6 @@ class WanCoreEmptyVideoLatent(io.ComfyNode):
         check_side("width", width, T2V_A14B.size_multiple)
         check_side("height", height, T2V_A14B.size_multiple)
         shape = (1, T2V_A14B.latent_channels, (frames - 1) // every + 1, height // down, width // across)
-        return io.NodeOutput({"samples": torch.zeros(shape, device=mm.intermediate_device())})
+        # The ratio is core's note by which its own samplers fit an empty latent to other models.
+        samples = torch.zeros(shape, device=mm.intermediate_device())
+        return io.NodeOutput({"samples": samples, "downscale_ratio_spacial": down})

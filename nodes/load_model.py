@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..wan_core.checkpoints import expert_of, find_partner
 from ..wan_core.errors import WanError
-from ..wan_core.sampling.experts import LOW_NOISE
+from ..wan_core.sampling.experts import HIGH_NOISE, LOW_NOISE
 from .handles import WEIGHT_DTYPES, load_model
 from .hosting import file_state, if_there, model_files, model_path
 from .sockets import CATEGORY, WanModel
@@ -66,8 +66,16 @@ class WanCoreLoadModel(io.ComfyNode):
 
 
 def partner(high: str, low: str) -> str:
-    """The low-noise file's name: the one chosen, or for AUTO the one named like `high`. Raises WanError."""
+    """The low-noise file's name: the one chosen, or for AUTO the one named like `high`.
+
+    Raises WanError where there is none, and where both names say that they are in the wrong place: the files
+    would load, and the video be a poor one.
+    """
     if low != AUTO:
+        if expert_of(high) == LOW_NOISE and expert_of(low) == HIGH_NOISE:
+            raise WanError(
+                f"high_noise_model: {high} and {low} look swapped by their names; exchange the two files"
+            )
         return low
     if expert_of(high) == LOW_NOISE:
         raise WanError(

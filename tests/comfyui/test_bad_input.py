@@ -103,6 +103,19 @@ def test_the_low_noise_file_in_the_high_noise_slot(
     assert "is the low-noise expert by its name" in complaint(server, text_to_video)
 
 
+def test_swapped_experts(server: ComfyServer, text_to_video: dict[str, Any]) -> None:
+    text_to_video["1"]["inputs"] |= {"high_noise_model": LOW, "low_noise_model": HIGH}
+    assert "look swapped by their names; exchange the two files" in complaint(server, text_to_video)
+
+
+def test_a_part_of_a_video_is_refused(server: ComfyServer, text_to_video: dict[str, Any]) -> None:
+    mask = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 96, "height": 96}}
+    masked = {"class_type": "SetLatentNoiseMask", "inputs": {"samples": ["5", 0], "mask": ["22", 0]}}
+    text_to_video |= {"22": mask, "23": masked}
+    text_to_video["6"]["inputs"]["latent"] = ["23", 0]
+    assert "latent: it has a mask" in complaint(server, text_to_video)
+
+
 def test_numbers_through_links_are_checked_too(server: ComfyServer, text_to_video: dict[str, Any]) -> None:
     """Core knows a linked value only when the node runs, after its own checks."""
     text_to_video["20"] = {"class_type": "PrimitiveInt", "inputs": {"value": 18}}

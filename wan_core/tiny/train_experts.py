@@ -95,6 +95,7 @@ class Words:
         texts = [*captions, "", T2V_A14B.negative_prompt]
         for start in range(0, len(texts), 256):
             self._encode(texts[start : start + 256])
+        self.longest = max(map(len, self.rows))  # one shape for all batches: the blocks are compiled
 
     def _encode(self, texts: list[str]) -> None:
         ids = [self.tokenizer.encode(t) for t in texts]
@@ -109,7 +110,10 @@ class Words:
         """Context (B, L, 64) and its lengths (B,); negative numbers count from the end."""
         rows = [self.rows[n] for n in which]
         lengths = torch.tensor([len(r) for r in rows])
-        return nn.utils.rnn.pad_sequence([r.float() for r in rows], batch_first=True), lengths
+        context = torch.zeros(len(rows), self.longest, rows[0].shape[1])
+        for place, row in zip(context, rows, strict=True):
+            place[: len(row)] = row
+        return context, lengths
 
 
 def read_latents(folder: Path) -> tuple[Tensor, list[str]]:
@@ -165,24 +169,17 @@ def train(run: Run, data: Path, text: Path, out: Path) -> None:
     net = WanTransformer(TINY_EXPERT)
     start_weights(net, run.seed)
     net.compute_dtype = torch.bfloat16
+    for block in net.blocks:
+        block.compile(dynamic=False)
     average = {k: v.clone() for k, v in net.state_dict().items()}
     optimizers = make_optimizers(net, run)
-    state_file, done = out / f"{run.expert}.pt", 0
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        net.load_state_dict(state["net"])
-        for optimizer, saved_state in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved_state)
-        average, done = state["average"], state["done"]
+    state_file = out / f"{run.expert}.pt"
+    done = resume(state_file, net, average, optimizers)
     began = saved = time.time()
     recent: list[float] = []
     while done < run.steps:
-        fall = 0.01 + 0.99 * (1 + math.cos(math.pi * done / run.steps)) / 2
-        for optimizer, rate in zip(optimizers, (run.matrix_rate, run.other_rate), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * fall * min(1.0, (done + 1) / 100)
-        rng = np.random.default_rng((run.seed, len(run.expert), done))
-        loss = step_loss(net, run, latents, words, rng)
+        set_rates(optimizers, run, done)
+        loss = step_loss(net, run, latents, words, np.random.default_rng((run.seed, len(run.expert), done)))
         net.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -201,6 +198,28 @@ def train(run: Run, data: Path, text: Path, out: Path) -> None:
             state = {"net": net.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
             torch.save(state | {"average": average, "done": done}, state_file)
             save_file(average, out / f"{run.expert}.safetensors")
+
+
+def resume(
+    state_file: Path, net: WanTransformer, average: dict[str, Tensor], optimizers: list[torch.optim.Optimizer]
+) -> int:
+    """Take up what an earlier run left, where there is one; returns the steps already done."""
+    if not state_file.exists():
+        return 0
+    state = torch.load(state_file, weights_only=True)
+    net.load_state_dict(state["net"])
+    average.update(state["average"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    return state["done"]
+
+
+def set_rates(optimizers: list[torch.optim.Optimizer], run: Run, done: int) -> None:
+    """A hundred steps of warm-up, then down a cosine to a hundredth."""
+    fall = 0.01 + 0.99 * (1 + math.cos(math.pi * done / run.steps)) / 2
+    for optimizer, rate in zip(optimizers, (run.matrix_rate, run.other_rate), strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * fall * min(1.0, (done + 1) / 100)
 
 
 def make_optimizers(net: WanTransformer, run: Run) -> list[torch.optim.Optimizer]:

@@ -1,7 +1,7 @@
 """Held-out evaluation of wan-tiny: prompts of colour, shape and motion together that training never saw.
 
     python -m wan_core.tiny.evaluate
-    python -m wan_core.tiny.evaluate --prompts 120 --json evaluation.json --sheet evaluation.png
+    python -m wan_core.tiny.evaluate --prompts 100 --json evaluation.json --sheet evaluation.png
 
 Every video is made by the same pipeline as any other, and judged from its pixels by `measure`. The same is
 then done with the low-noise expert alone, the high-noise expert alone, and the two swapped: a model whose
@@ -32,7 +32,7 @@ from .captions import caption
 from .measure import Measured, measure, psnr
 from .scenes import Scene, draw_clip, held_out, random_scene
 
-log = logging.getLogger("wancore")
+log = logging.getLogger("wancore.tiny")
 ASKED = ("colour", "shape", "motion")
 # Which weights sit in the high-noise and the low-noise place.
 LINE_UPS = {
@@ -124,22 +124,29 @@ def _words(seen: Measured) -> str:
 def main() -> None:
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=shape)
-    parser.add_argument("--prompts", type=int, default=120, help="how many (default: %(default)s)")
+    parser.add_argument("--prompts", type=int, default=100, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--weights", type=Path, default=weights_dir(), help="a models folder (default: built-in)"
     )
-    parser.add_argument("--only", choices=list(LINE_UPS), help="one line-up instead of all four")
+    parser.add_argument("--only", choices=list(LINE_UPS), action="append", help="some line-ups, not all four")
     parser.add_argument("--steps", type=int, default=DEFAULTS["steps"])
+    parser.add_argument("--shift", type=float)
     parser.add_argument("--cfg-high", type=float)
     parser.add_argument("--cfg-low", type=float)
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet of the clips here")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    settings = {"steps": args.steps, "guidance_scale_high": args.cfg_high, "guidance_scale_low": args.cfg_low}
-    settings = {name: value for name, value in settings.items() if value is not None}
-    chosen = [args.only] if args.only else list(LINE_UPS)
+    logging.basicConfig(format="%(message)s")
+    log.setLevel(logging.INFO)
+    asked = {
+        "steps": args.steps,
+        "shift": args.shift,
+        "guidance_scale_high": args.cfg_high,
+        "guidance_scale_low": args.cfg_low,
+    }
+    settings = {name: value for name, value in asked.items() if value is not None}
+    chosen = args.only or list(LINE_UPS)
     figures, clips = evaluate(args.weights, args.prompts, args.seed, chosen, settings)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + "\n")

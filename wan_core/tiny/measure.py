@@ -12,9 +12,12 @@ import numpy as np
 
 from .scenes import COLOURS
 
-# Filled part of the convex hull, and of the tightest (turned) rectangle, of the ideal shapes.
-_FILLED = {"circle": (1.00, 0.785), "square": (1.00, 1.00), "triangle": (1.00, 0.50), "star": (0.53, 0.37)}
-_FOLDS = {"square": 4, "triangle": 3, "star": 5}
+# How many corners a shape has: its outline's distance from the centre swings that often in one round.
+_FOLDS = {"triangle": 3, "square": 4, "star": 5}
+# Half way from a drawn circle, which swings by 0.01 of its radius, to a drawn square, by 0.12.
+_ROUND = 0.065
+# Half way from a drawn star, which fills 0.55 of its convex hull, to the others, which fill it.
+_HOLLOW = 0.78
 
 
 @dataclass(frozen=True)
@@ -103,32 +106,38 @@ def _nearest_colour(rgb: np.ndarray) -> str:
 
 
 def _shape(masks: list[np.ndarray]) -> str:
-    filled = np.median([_filled(m) for m in masks], axis=0)
-    return min(_FILLED, key=lambda name: float(np.square(np.asarray(_FILLED[name]) - filled).sum()))
+    """A star where the outline is hollow, else by how many corners it swings; soft corners swing less."""
+    if np.median([m.sum() / _hull_area(m) for m in masks]) < _HOLLOW:
+        return "star"
+    swings = np.median([_swings(m) for m in masks], axis=0)
+    strongest = int(np.argmax(swings))
+    return list(_FOLDS)[strongest] if swings[strongest] > _ROUND else "circle"
 
 
-def _filled(mask: np.ndarray) -> tuple[float, float]:
-    """How much of its hull, and of its tightest rectangle, a mask fills."""
+def _hull_area(mask: np.ndarray) -> float:
+    """Area of a mask's convex hull: the polygon of its furthest pixel corners in many directions."""
     rows, columns = np.nonzero(mask)
-    corners = np.concatenate(
-        [np.stack([columns + dx, rows + dy], 1) for dx in (0.0, 1.0) for dy in (0.0, 1.0)]
-    )
-    area = float(mask.sum())
-    angles = np.linspace(0, np.pi, 72, endpoint=False)
-    reach = corners @ np.stack([np.cos(angles), np.sin(angles)])
-    width = (
-        reach.max(axis=0) - reach.min(axis=0) - 0.55 * (np.abs(np.cos(angles)) + np.abs(np.sin(angles)) - 1)
-    )
-    rectangle = float((width[:36] * width[36:]).min())
-    return area / max(_hull_area(corners), area), area / max(rectangle, area)
-
-
-def _hull_area(points: np.ndarray) -> float:
-    """Area of the convex hull, from its support in many directions (Cauchy's formula, polygon by corners)."""
+    corners = np.concatenate([np.stack([columns + dx, rows + dy], 1) for dx in (0, 1) for dy in (0, 1)])
     angles = np.linspace(0, 2 * np.pi, 144, endpoint=False)
-    tips = points[np.argmax(points @ np.stack([np.cos(angles), np.sin(angles)]), axis=0)]
+    tips = corners[np.argmax(corners @ np.stack([np.cos(angles), np.sin(angles)]), axis=0)]
     x, y = tips[:, 0], tips[:, 1]
     return float(abs(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))) / 2)
+
+
+def _swings(mask: np.ndarray) -> list[float]:
+    """Amplitude of the outline's swing with 3, 4 and 5 corners, in mean radii."""
+    rows, columns = np.nonzero(mask)
+    x, y = columns - columns.mean(), rows - rows.mean()
+    angle, away = np.arctan2(y, x), np.hypot(x, y)
+    sectors = 72
+    place = ((angle + np.pi) / (2 * np.pi) * sectors).astype(int) % sectors
+    outline = np.zeros(sectors)
+    np.maximum.at(outline, place, away)
+    known = outline > 0
+    around = np.arange(sectors)
+    outline = np.interp(around, around[known], outline[known], period=sectors)
+    waves = np.abs(np.fft.rfft(outline)) / sectors
+    return [2 * waves[folds] / waves[0] for folds in _FOLDS.values()]
 
 
 def _turned(masks: list[np.ndarray], folds: int) -> float:

@@ -22,7 +22,7 @@ from ..wan_core.checkpoints import (
 from ..wan_core.errors import WanError
 from ..wan_core.models.transformer import TransformerConfig, WanTransformer
 from ..wan_core.models.umt5 import UMT5Encoder
-from ..wan_core.models.vae_2_1 import WanVAE
+from ..wan_core.models.vae_2_1 import WanVAE, to_frames
 from ..wan_core.sampling.experts import HIGH_NOISE, LOW_NOISE
 from ..wan_core.text.tokenizer import MAX_TOKENS, Tokenizer
 from ..wan_core.variants import T2V_A14B
@@ -123,13 +123,17 @@ class TextEncoderHandle(Hosted):
 
     def encode(self, field: str, text: str) -> list[list[object]]:
         """CONDITIONING as core makes it: (1, 512, D), zeros after the prompt. WanError for a long prompt."""
-        count = self.tokenizer.count(text)
-        if count > MAX_TOKENS:
-            raise WanError(f"{field}: the prompt has {count} tokens, and {MAX_TOKENS} fit; shorten it")
+        check_length(field, self.tokenizer.count(text), MAX_TOKENS)
         ids, mask = self.tokenizer([text])
         self.load(TEXT_BYTES)
         context = self.module(ids.to(self.device), mask.to(self.device))
         return [[resting(context), {}]]
+
+
+def check_length(field: str, count: int, most: int) -> None:
+    """Refuse a prompt of more tokens than the model reads. Raises WanError."""
+    if count > most:
+        raise WanError(f"{field}: the prompt has {count} tokens, and {most} fit; shorten it")
 
 
 def load_text_encoder(path: Path) -> TextEncoderHandle:
@@ -162,7 +166,7 @@ class VAEHandle(Hosted):
         self.load(decode_bytes(self.module.config.dim, height, width))
         chunks = self.module.decode_chunks(latent.to(self.device, torch.float32))
         for done, chunk in enumerate(chunks, start=1):  # (1, 3, n, 8h, 8w) in -1..1
-            yield resting(chunk[0].permute(1, 2, 3, 0).add(1).div(2).clamp(0, 1))
+            yield resting(to_frames(chunk))
             progress.update(done)
 
 

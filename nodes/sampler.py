@@ -19,7 +19,7 @@ from ..wan_core.schedulers import make_schedule
 from ..wan_core.variants import T2V_A14B
 from .bounds import Least
 from .expert_plan import schedule_inputs
-from .handles import HostedExperts, ModelHandle
+from .handles import HostedExperts, ModelHandle, check_length
 from .hosting import StepProgress, resting
 from .sockets import CATEGORY, WanModel
 
@@ -151,6 +151,5 @@ def text_rows(name: str, conditioning: list[Any], config: TransformerConfig) -> 
         raise WanError(f"{name}: the text encoding holds NaN; check the text encoder's file")
     used = rows[0].abs().amax(dim=1).nonzero()  # (real rows, 1)
     count = int(used[-1]) + 1 if len(used) else 1
-    if count > config.text_len:
-        raise WanError(f"{name}: the prompt has {count} tokens, and {config.text_len} fit; shorten it")
+    check_length(name, count, config.text_len)
     return rows[:, :count]

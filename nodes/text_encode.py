@@ -13,7 +13,7 @@ from ..wan_core.request import check_text
 from ..wan_core.text.cleaning import clean_prompt
 from ..wan_core.text.tokenizer import MAX_TOKENS
 from ..wan_core.variants import T2V_A14B
-from .handles import TextEncoderHandle
+from .handles import TextEncoderHandle, check_length
 from .sockets import CATEGORY, WanTextEncoder
 
 
@@ -80,8 +80,7 @@ def core(clip: comfy.sd.CLIP) -> Callable[[str, str], list[Any]]:
 
     def encode(field: str, text: str) -> list[Any]:
         conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(clean_prompt(text)))
-        if (count := conditioning[0][0].shape[1]) > MAX_TOKENS:
-            raise WanError(f"{field}: the prompt has {count} tokens, and {MAX_TOKENS} fit; shorten it")
+        check_length(field, conditioning[0][0].shape[1], MAX_TOKENS)
         return conditioning
 
     return encode

@@ -41,7 +41,7 @@ from .errors import WanError
 from .media.mp4 import write_mp4
 from .models.transformer import WanTransformer
 from .models.umt5 import UMT5Encoder
-from .models.vae_2_1 import WanVAE, denormalize_latent
+from .models.vae_2_1 import WanVAE, denormalize_latent, to_frames
 from .request import Request
 from .sampling import StepInfo, denoise, make_noise, plan_experts
 from .sampling.plan import Plan
@@ -186,7 +186,7 @@ def decode(pipeline: Pipeline, latent: Tensor) -> Iterator[Tensor]:
     with torch.no_grad():
         for video in vae.decode_chunks(latent.to(pipeline.device, torch.float32)):
             # (1, 3, 1 or 4, H, W) in -1..1
-            yield video[0].permute(1, 2, 3, 0).add(1.0).div(2.0).clamp(0.0, 1.0)
+            yield to_frames(video)
 
 
 class OneAtATime:

@@ -61,6 +61,11 @@ def denormalize_latent(latent: Tensor) -> Tensor:
     return latent * std + mean
 
 
+def to_frames(video: Tensor) -> Tensor:
+    """One decoded video or chunk (1, 3, T, H, W) in -1..1 to frames (T, H, W, 3) in 0..1, clamped."""
+    return video[0].permute(1, 2, 3, 0).add(1.0).div(2.0).clamp(0.0, 1.0)
+
+
 class WanVAE(nn.Module):
     """Video (B, 3, T, H, W) in -1..1 to raw latents (B, 16, (T-1)//4+1, H/8, W/8), and back.
 

@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..checkpoints import load_module, vae_config
-from ..models.vae_2_1 import WanVAE
+from ..models.vae_2_1 import WanVAE, to_frames
 from ..pipeline import Pipeline, decode, encode_prompts, load_pipeline, sample
 from ..request import Request
 from ..sampling.experts import HIGH_NOISE, LOW_NOISE
@@ -85,8 +85,8 @@ def reconstruction(pipeline: Pipeline, prompts: list[tuple[Scene, str]]) -> floa
         clip = draw_clip(scene)
         video = torch.from_numpy(clip).permute(3, 0, 1, 2)[None] * 2 - 1
         with torch.no_grad():
-            rebuilt = vae.decode(vae.encode(video)).clamp(-1, 1)
-        figures.append(psnr(clip, (rebuilt[0].permute(1, 2, 3, 0).numpy() + 1) / 2))
+            rebuilt = to_frames(vae.decode(vae.encode(video)))
+        figures.append(psnr(clip, rebuilt.numpy()))
     return float(np.mean(figures))
 
 

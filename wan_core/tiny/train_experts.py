@@ -31,7 +31,7 @@ from ..text.tokenizer import Tokenizer
 from ..variants.t2v_a14b import T2V_A14B
 from .captions import caption
 from .scenes import Scene, draw_clip, held_out, random_scene
-from .train_text import tiny_umt5
+from .train_text import padded, tiny_umt5
 from .train_vae import TINY_VAE
 
 log = logging.getLogger("wancore")
@@ -99,11 +99,8 @@ class Words:
 
     def _encode(self, texts: list[str]) -> None:
         ids = [self.tokenizer.encode(t) for t in texts]
-        length = max(map(len, ids))
-        padded = torch.tensor([i + [0] * (length - len(i)) for i in ids])
-        mask = (torch.arange(length) < torch.tensor([[len(i)] for i in ids])).long()
         with torch.no_grad():
-            rows = self.encoder(padded, mask)
+            rows = self.encoder(*padded(ids))
         self.rows += [row[: len(i)].half() for row, i in zip(rows, ids, strict=True)]
 
     def batch(self, which: list[int]) -> tuple[Tensor, Tensor]:

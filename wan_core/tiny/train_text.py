@@ -80,10 +80,15 @@ def make_batch(tokenizer: Tokenizer, rng: np.random.Generator, size: int) -> tup
             text, facts = T2V_A14B.negative_prompt, dict.fromkeys(facts)
         texts.append(tokenizer.encode(text))
         classes.append([len(v) if facts[n] is None else v.index(facts[n]) for n, v in ATTRIBUTES.items()])
+    return *padded(texts), torch.tensor(classes)
+
+
+def padded(texts: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids and mask (B, L), L being the longest text's length: short, where the tokenizer gives 512."""
     length = max(map(len, texts))
     ids = torch.tensor([t + [0] * (length - len(t)) for t in texts])
     mask = torch.tensor([[1] * len(t) + [0] * (length - len(t)) for t in texts])
-    return ids, mask, torch.tensor(classes)
+    return ids, mask
 
 
 def train(out: Path, steps: int, seed: int = 0) -> None:

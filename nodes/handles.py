@@ -22,7 +22,8 @@ from ..wan_core.checkpoints import (
 from ..wan_core.errors import WanError
 from ..wan_core.models.transformer import TransformerConfig, WanTransformer
 from ..wan_core.models.umt5 import UMT5Encoder
-from ..wan_core.models.vae_2_1 import WanVAE, to_frames
+from ..wan_core.models.vae import make_vae
+from ..wan_core.models.video_vae import to_frames
 from ..wan_core.sampling.experts import HIGH_NOISE, LOW_NOISE
 from ..wan_core.text.tokenizer import MAX_TOKENS, Tokenizer
 from ..wan_core.variants import T2V_A14B
@@ -178,5 +179,5 @@ def decode_bytes(dim: int, height: int, width: int) -> int:
 def load_vae(path: Path) -> VAEHandle:
     """A Wan2.1 VAE, computing in float32 as released. Raises WanError for a file that is none."""
     file = require(open_checkpoint(path), "vae", T2V_A14B)
-    hosted = host(WanVAE, vae_config(file.header), file, mm.vae_device(), mm.vae_offload_device())
+    hosted = host(make_vae, vae_config(file.header), file, mm.vae_device(), mm.vae_offload_device())
     return VAEHandle(hosted.patcher)

@@ -9,8 +9,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..wan_core.errors import WanError
+from ..wan_core.models.latent_scale import denormalize_latent
 from ..wan_core.models.transformer import TransformerConfig
-from ..wan_core.models.vae_2_1 import denormalize_latent
 from ..wan_core.sampling.denoise import denoise
 from ..wan_core.sampling.experts import HIGH_NOISE, LOW_NOISE, plan_experts
 from ..wan_core.sampling.guidance import guidance_by_expert

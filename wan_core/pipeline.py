@@ -39,9 +39,11 @@ from .checkpoints.header import shown
 from .checkpoints.layouts import TRANSFORMER, UMT5
 from .errors import WanError
 from .media.mp4 import write_mp4
+from .models.latent_scale import denormalize_latent
 from .models.transformer import WanTransformer
 from .models.umt5 import UMT5Encoder
-from .models.vae_2_1 import WanVAE, denormalize_latent, to_frames
+from .models.vae import make_vae
+from .models.video_vae import to_frames
 from .request import Request
 from .sampling import StepInfo, denoise, make_noise, plan_experts
 from .sampling.plan import Plan
@@ -181,7 +183,7 @@ def decode(pipeline: Pipeline, latent: Tensor) -> Iterator[Tensor]:
     """Frames of a raw latent, a chunk at a time: (1, H, W, 3), then (4, H, W, 3) each, 0..1."""
     checkpoint = pipeline.vae
     vae = _load(
-        WanVAE(vae_config(checkpoint.header), device="meta"), checkpoint, pipeline.device, torch.float32
+        make_vae(vae_config(checkpoint.header), device="meta"), checkpoint, pipeline.device, torch.float32
     )
     with torch.no_grad():
         for video in vae.decode_chunks(latent.to(pipeline.device, torch.float32)):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from wan_core.models.rope import apply_rope, rope_table
 from wan_core.models.transformer import time_sinusoid
-from wan_core.models.vae_2_1 import RMSNorm
+from wan_core.models.vae_layers import RMSNorm
 
 
 @pytest.fixture(scope="module")

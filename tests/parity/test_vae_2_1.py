@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from wan_core.checkpoints.layouts import LAYOUTS, VAE_2_1
 from wan_core.errors import WanError
-from wan_core.models.vae_2_1 import VAEConfig, WanVAE, denormalize_latent, normalize_latent
+from wan_core.models.latent_scale import denormalize_latent, normalize_latent
+from wan_core.models.vae_2_1 import VAEConfig, WanVAE
 
 TINY = VAEConfig(dim=8)
 ENCODED = ("enc_t1", "enc_t5", "enc_t9", "enc_t81", "enc_t7_truncates", "enc_odd_20x28")

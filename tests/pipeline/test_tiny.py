@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from wan_core.checkpoints import inspect
-from wan_core.models.vae_2_1 import VAEConfig, WanVAE, normalize_latent
+from wan_core.models.latent_scale import normalize_latent
+from wan_core.models.vae_2_1 import VAEConfig, WanVAE
 from wan_core.pipeline import load_pipeline
 from wan_core.sampling.experts import HIGH_NOISE, LOW_NOISE
 from wan_core.tiny import weights_dir

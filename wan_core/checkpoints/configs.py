@@ -9,10 +9,12 @@ from ..errors import WanError
 from ..models.transformer import TransformerConfig
 from ..models.umt5 import UMT5Config
 from ..models.vae_2_1 import VAEConfig
+from ..models.vae_2_2 import VAE22Config
 from .header import TensorInfo
 
 HEAD_DIM = 128  # in every released Wan transformer
 PATCH_AREA = 4  # the 2 x 2 patch: the head writes four numbers per channel
+MOST_STAGES = 8  # of a VAE, to look for; the released ones have four
 
 Tensors = Mapping[str, TensorInfo]
 
@@ -49,24 +51,44 @@ def umt5_config(tensors: Tensors) -> UMT5Config:
     )
 
 
-def vae_config(tensors: Tensors) -> VAEConfig:
-    """The Wan2.1 VAE's sizes: its base width is that of the decoder's last norm."""
+def vae_config(tensors: Tensors) -> VAEConfig | VAE22Config:
+    """The VAE's sizes, of either kind: the Wan2.2 one's encoder is a list of lists."""
+    if "encoder.downsamples.0.downsamples.0.residual.6.weight" in tensors:
+        return _vae_2_2_config(tensors)
     dim = _axis(tensors, "decoder.head.0.gamma", 0, axes=4)
     # The encoder is a flat list: two residual blocks and a resampler per stage, no resampler after the last.
-    stages = [stage for stage in range(8) if f"encoder.downsamples.{3 * stage}.residual.6.weight" in tensors]
-    widths = [
-        _axis(tensors, f"encoder.downsamples.{3 * stage}.residual.6.weight", 0, axes=5) for stage in stages
-    ]
-    if dim == 0 or not widths or any(width % dim for width in widths):
-        raise WanError(f"the encoder is {widths} wide, expected multiples of the decoder's {dim}")
+    blocks = [f"encoder.downsamples.{3 * stage}.residual.6.weight" for stage in range(MOST_STAGES)]
+    resamplers = [f"encoder.downsamples.{3 * stage + 2}.time_conv.weight" for stage in range(MOST_STAGES)]
+    dim_mult = _multiples(tensors, blocks, dim)
     return VAEConfig(
         dim=dim,
         latent_channels=_axis(tensors, "conv2.weight", 0, axes=5),
-        dim_mult=tuple(width // dim for width in widths),
+        dim_mult=dim_mult,
+        temporal_downsample=tuple(name in tensors for name in resamplers[: len(dim_mult) - 1]),
+    )
+
+
+def _vae_2_2_config(tensors: Tensors) -> VAE22Config:
+    dim = _axis(tensors, "encoder.conv1.weight", 0, axes=5)
+    stages = [f"encoder.downsamples.{stage}.downsamples" for stage in range(MOST_STAGES)]
+    dim_mult = _multiples(tensors, [f"{stage}.0.residual.6.weight" for stage in stages], dim)
+    return VAE22Config(
+        dim=dim,
+        decoder_dim=_axis(tensors, "decoder.head.0.gamma", 0, axes=4),
+        latent_channels=_axis(tensors, "conv2.weight", 0, axes=5),
+        dim_mult=dim_mult,
         temporal_downsample=tuple(
-            f"encoder.downsamples.{3 * stage + 2}.time_conv.weight" in tensors for stage in stages[:-1]
+            f"{stage}.2.time_conv.weight" in tensors for stage in stages[: len(dim_mult) - 1]
         ),
     )
+
+
+def _multiples(tensors: Tensors, blocks: list[str], dim: int) -> tuple[int, ...]:
+    """How many times `dim` each encoder stage is wide, by the first residual block of each that is there."""
+    widths = [_axis(tensors, name, 0, axes=5) for name in blocks if name in tensors]
+    if dim == 0 or not widths or any(width % dim for width in widths):
+        raise WanError(f"the encoder is {widths} wide, expected multiples of {dim}")
+    return tuple(width // dim for width in widths)
 
 
 def _layers(tensors: Tensors) -> int:

@@ -23,7 +23,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..checkpoints import load_module, vae_config
-from ..models.vae_2_1 import WanVAE, to_frames
+from ..models.vae import make_vae
+from ..models.video_vae import to_frames
 from ..pipeline import Pipeline, decode, encode_prompts, load_pipeline, sample
 from ..request import Request
 from ..sampling.experts import HIGH_NOISE, LOW_NOISE
@@ -79,7 +80,7 @@ def score(
 def reconstruction(pipeline: Pipeline, prompts: list[tuple[Scene, str]]) -> float:
     """Mean PSNR in dB of held-out clips encoded and decoded by the VAE."""
     header = pipeline.vae.header
-    vae = load_module(WanVAE(vae_config(header), device="meta"), pipeline.vae, torch.float32)
+    vae = load_module(make_vae(vae_config(header), device="meta"), pipeline.vae, torch.float32)
     figures = []
     for scene, _ in prompts:
         clip = draw_clip(scene)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..models.vae_2_1 import LATENT_MEAN, LATENT_STD
+from ..models.latent_scale import LATENT_STATISTICS
 from . import weights_dir
 from .train_experts import latent_scale, read_latents
 
@@ -35,10 +35,11 @@ _HUGGINGFACE = {
 
 def fold_latent_scale(vae: Tensors, mean: Tensor, std: Tensor) -> Tensors:
     """The VAE whose raw latents are the old ones moved from (mean, std) to the released statistics."""
-    gain = (torch.tensor(LATENT_STD) / std.flatten()).double()
-    shift = torch.tensor(LATENT_MEAN).double() - mean.flatten().double() * gain
+    channels = std.numel()
+    released_mean, released_std = (torch.tensor(figures) for figures in LATENT_STATISTICS[channels])
+    gain = (released_std / std.flatten()).double()
+    shift = released_mean.double() - mean.flatten().double() * gain
     folded = dict(vae)
-    channels = len(gain)
     weight, bias = vae["conv1.weight"].double(), vae["conv1.bias"].double()
     weight[:channels] *= gain.view(-1, 1, 1, 1, 1)
     bias[:channels] = bias[:channels] * gain + shift

@@ -172,7 +172,7 @@ def quantized_cases() -> dict[str, tuple[dict[str, torch.Tensor], dict[str, str]
 
 
 @pytest.mark.parametrize("case", quantized_cases())
-def test_quantizations_are_named_counted_without_scales_and_not_opened_yet(case: str, tmp_path: Path):
+def test_quantizations_are_named_and_counted_without_scales(case: str, tmp_path: Path):
     tensors, metadata, expected = quantized_cases()[case]
     path = files.save(tmp_path / "model.safetensors", tensors, metadata)
     says(
@@ -182,8 +182,6 @@ def test_quantizations_are_named_counted_without_scales_and_not_opened_yet(case:
         quantization=expected,
         parameters=count(files.transformer()),
     )
-    with pytest.raises(WanError, match=f"model.safetensors: {expected} cannot be loaded yet; choose"):
-        open_checkpoint(path)
 
 
 def test_scales_without_a_marker_are_pointed_out(tmp_path: Path):
@@ -264,7 +262,7 @@ def one_problem(path: Path) -> str:
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 28577000000\n",
             "is a Git LFS pointer (76 bytes of text standing in for 28,577,000,000 bytes)",
         ),
-        (b"PK\x03\x04" + b"\0" * 99, "weights_only=True"),
+        (b"PK\x03\x04" + b"\0" * 99, "has no table at its end"),
         (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + b"\0" * 99, "weights_only=True"),
         (b'{"error": "repository not found"}', "is a text file (JSON)"),
         (b"\0" * 4096, "begins with zeros"),

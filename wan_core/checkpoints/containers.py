@@ -1,43 +1,87 @@
-"""Which container a file is, by its first bytes, and one line for the many things that are none."""
+"""A model's files opened: which container each one is, by its first bytes, and one line for what is none."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
+
+from torch import Tensor
 
 from ..errors import WanError
 from .gguf import read_gguf_header
 from .header import Header, shown, shown_file
+from .mapping import map_tensors
+from .pth import load_pth_tensors, read_pth_header
 from .safetensors import LONGEST_HEADER, read_safetensors_header
+from .shards import find_parts, join
 
 START = 512
+ZIP = b"PK\x03\x04"
 
 
 def read_header(path: str | Path) -> Header:
-    """The table of contents of a weight file. Raises WanError, one line, for anything that has none."""
+    """The table of contents of a model.
+
+    `path` is its file, any of its shards (which stands for them all), their .index.json, or a folder that
+    holds one model. Raises WanError, one line, for anything else.
+    """
     path = Path(path)
     try:
-        start = _first_bytes(path)
-        foreign = _foreign(start, path.stat().st_size)
-        if foreign:
-            raise WanError(f"{shown_file(path)}: {foreign}")
-        return read_gguf_header(path) if start.startswith(b"GGUF") else read_safetensors_header(path)
+        _check_exists(path)
+        parts = find_parts(path)
+        return join([_read_file(file) for file in parts.files], parts)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not a usable path"
-        raise WanError(
-            f"{shown_file(path)}: cannot be read ({reason}); check the path and its permissions"
-        ) from None
+        raise _unreadable(path, error) from None
 
 
-def _first_bytes(path: Path) -> bytes:
+def map_stored(header: Header, names: Iterable[str]) -> dict[str, Tensor]:
+    """The named tensors as they are stored, mapped from the files and not copied.
+
+    Plain dtypes come in the header's shape; GGUF's quantized blocks and packed numbers come as uint8
+    (..., bytes per row), or (blocks, bytes per block) where a row is no whole number of blocks. Writing to a
+    tensor changes this process's copy of the page, never the file. Raises WanError when a file was cut short.
+    """
+    for problem in header.problems:
+        raise WanError(problem)
+    by_file: dict[Path, list[str]] = {}
+    for name in names:
+        by_file.setdefault(header.tensors[name].file, []).append(name)
+    tensors: dict[str, Tensor] = {}
+    for file, inside in by_file.items():
+        try:
+            tensors |= (
+                load_pth_tensors(file, inside)
+                if header.container == "pth"
+                else map_tensors(file, {name: header.tensors[name] for name in inside})
+            )
+        except (OSError, ValueError) as error:
+            raise _unreadable(file, error) from None
+    return tensors
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> WanError:
+    reason = getattr(error, "strerror", None) or "not a usable path"
+    return WanError(f"{shown_file(path)}: cannot be read ({reason}); check the path and its permissions")
+
+
+def _check_exists(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise WanError(f"{shown(str(path))}: is a symbolic link that leads to no file; give the file itself")
     if not path.exists():
         raise WanError(f"{shown(str(path))}: there is no such file; check the spelling and the folder")
-    if path.is_dir():
-        raise WanError(f"{shown(str(path))}: is a folder; give one weight file (.safetensors) inside it")
+
+
+def _read_file(path: Path) -> Header:
     if not path.is_file():
         raise WanError(f"{shown(str(path))}: is not a regular file; give a .safetensors file")
     with path.open("rb") as file:
-        return file.read(START)
+        start = file.read(START)
+    if foreign := _foreign(start, path.stat().st_size):
+        raise WanError(f"{shown_file(path)}: {foreign}")
+    if start.startswith(b"GGUF"):
+        return read_gguf_header(path)
+    return read_pth_header(path) if start.startswith(ZIP) else read_safetensors_header(path)
 
 
 def _foreign(start: bytes, size: int) -> str | None:
@@ -55,10 +99,10 @@ def _foreign(start: bytes, size: int) -> str | None:
         )
     if start.startswith(b"version https://git-lfs"):
         return _lfs_pointer(start, size)
-    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+    if start.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
         return (
-            "is a PyTorch archive (.pth, .pt) or another zip, which can hold code and is not opened; choose "
-            "the .safetensors of this model, or convert the file once with torch.load(weights_only=True)"
+            "is a bare pickle (a PyTorch file of before 2020), which can hold code and is not opened; choose "
+            "the .safetensors of this model, or save it anew from torch.load(file, weights_only=True)"
         )
     if text.startswith((b"{", b"[")):
         return f"is a text file (JSON) of {size:,} bytes, not weights; choose the .safetensors file itself"

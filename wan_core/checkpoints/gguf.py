@@ -25,6 +25,7 @@ TYPES = {
     28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54),
     35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
 }  # fmt: skip
+BLOCKS = {name: (block, block_bytes) for name, block, block_bytes in TYPES.values()}
 PLAIN_TYPES = ("F32", "F16", "BF16", "F64", "I8", "I16", "I32", "I64")
 # metadata value type -> struct code; 8 is a string, 9 an array
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -37,15 +38,15 @@ DAMAGED = "the file is damaged or was cut short; download it again"
 def read_gguf_header(path: Path) -> Header:
     """Read and check the header of a GGUF file; faults as in `read_safetensors_header`."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return _Reader(data, shown_file(path)).header()
+        return _Reader(data, path).header()
 
 
 class _Reader:
     """Walks the header from front to back; every length is checked against what is left of the file."""
 
-    def __init__(self, data: mmap.mmap, file: str) -> None:
+    def __init__(self, data: mmap.mmap, path: Path) -> None:
         self.data = data
-        self.file = file
+        self.path = path
         self.at = 4  # past the magic word
 
     def header(self) -> Header:
@@ -121,15 +122,16 @@ class _Reader:
             raise self.fault(f"tensor {shown(name)!r} of {dtype} has the impossible shape {list(shape)}")
         if original is not None and math.prod(original) == elements:
             shape = original
-        return TensorInfo(dtype, shape, begin + offset, begin + offset + elements // block * block_bytes)
+        start = begin + offset
+        return TensorInfo(dtype, shape, start, start + elements // block * block_bytes, self.path)
 
     def size_problems(self, end: int) -> tuple[str, ...]:
         size = len(self.data)
         if size >= end:
             return ()
         return (
-            f"{self.file}: the header promises {end:,} bytes and the file has {size:,}: the download was cut "
-            "short; download it again",
+            f"{shown_file(self.path)}: the header promises {end:,} bytes and the file has {size:,}: "
+            "the download was cut short; download it again",
         )
 
     def scalar(self, kind: int) -> str:
@@ -154,4 +156,4 @@ class _Reader:
         self.at += length
 
     def fault(self, what: str) -> WanError:
-        return WanError(f"{self.file}: {what}; {DAMAGED}")
+        return WanError(f"{shown_file(self.path)}: {what}; {DAMAGED}")

@@ -11,12 +11,16 @@ LONGEST_SHOWN = 96
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One stored tensor. `shape` is in torch's order; `begin` and `end` are byte positions in the file."""
+    """One stored tensor. `shape` is in torch's order; `begin` and `end` are byte positions in `file`.
 
-    dtype: str  # as the container spells it: "F32", "BF16", "F8_E4M3", "Q4_K", ...
+    `dtype` is spelled as safetensors and GGUF do: "F32", "BF16", "F8_E4M3", "Q4_K", ...
+    """
+
+    dtype: str
     shape: tuple[int, ...]
     begin: int
     end: int
+    file: Path
 
     @property
     def elements(self) -> int:
@@ -26,9 +30,12 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """A file's table of contents. `problems` are faults that leave it readable, as a cut download does."""
+    """A model's table of contents, over all of its files.
 
-    container: str  # "safetensors" or "gguf"
+    `problems` are faults that leave it readable, as a cut download does.
+    """
+
+    container: str  # "safetensors", "gguf" or "pth"
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()

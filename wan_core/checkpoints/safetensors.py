@@ -123,7 +123,7 @@ def _tensor(name: str, entry: object, data_begin: int, path: Path) -> TensorInfo
         raise WanError(
             f"{where} of {dtype} {list(shape)} needs {need:,} bytes and is given {end - begin:,}; {DAMAGED}"
         )
-    return TensorInfo(dtype, tuple(shape), data_begin + begin, data_begin + end)
+    return TensorInfo(dtype, tuple(shape), data_begin + begin, data_begin + end, path)
 
 
 def _absurd(shape: list[int]) -> bool:

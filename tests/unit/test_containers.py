@@ -1,0 +1,115 @@
+"""Containers: one header over however many files a model has, and its tensors mapped as they are stored."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.unit import checkpoint_files as files
+from wan_core.checkpoints.containers import map_stored, read_header
+from wan_core.errors import WanError
+
+
+def assert_stored(path: Path, tensors: dict[str, Tensor], container: str = "safetensors") -> None:
+    """The path leads to exactly these tensors, by header and by content."""
+    header = read_header(path)
+    assert header.container == container
+    assert header.problems == ()
+    assert {name: info.shape for name, info in header.tensors.items()} == {
+        name: tuple(value.shape) for name, value in tensors.items()
+    }
+    stored = map_stored(header, header.tensors)
+    assert all(stored[name].dtype == value.dtype for name, value in tensors.items())
+    assert all(torch.equal(stored[name], value) for name, value in tensors.items())
+
+
+def refused(path: Path) -> str:
+    """The one line a path is refused with."""
+    with pytest.raises(WanError) as caught:
+        read_header(path)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert "; " in text
+    assert len(text) < 500
+    return text
+
+
+def sharded(
+    folder: Path, tensors: dict[str, Tensor], parts: int = 3, stem: str = "diffusion_pytorch_model"
+) -> dict[str, str]:
+    """Write shards without an index; returns the weight map that an index would hold."""
+    places = {}
+    for part in range(parts):
+        name = f"{stem}-{part + 1:05}-of-{parts:05}.safetensors"
+        inside = dict(list(tensors.items())[part::parts])
+        files.save(folder / name, inside)
+        places |= dict.fromkeys(inside, name)
+    return places
+
+
+def index(folder: Path, places: object, stem: str = "diffusion_pytorch_model") -> Path:
+    path = folder / f"{stem}.safetensors.index.json"
+    path.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
+    return path
+
+
+@pytest.mark.parametrize("with_index", [True, False])
+def test_any_piece_of_a_sharded_model_stands_for_all_of_it(with_index: bool, tmp_path: Path):
+    tensors = files.transformer()
+    folder = tmp_path / "high_noise_model"
+    places = sharded(folder, tensors)
+    if with_index:
+        assert_stored(index(folder, places), tensors)
+    (folder / "config.json").write_text("{}")
+    assert_stored(folder, tensors)
+    for name in set(places.values()):
+        assert_stored(folder / name, tensors)
+
+
+def test_a_folder_with_one_file_is_that_file(tmp_path: Path):
+    tensors = files.vae()
+    files.save(tmp_path / "vae" / "diffusion_pytorch_model.safetensors", tensors)
+    assert_stored(tmp_path / "vae", tensors)
+    # Hugging Face keeps the same weights in the older form beside it
+    torch.save(tensors, tmp_path / "vae" / "pytorch_model.bin")
+    assert_stored(tmp_path / "vae", tensors)
+
+
+def test_dtypes_come_as_they_are_stored(tmp_path: Path):
+    tensors = {
+        str(dtype): torch.arange(6).reshape(2, 3).to(dtype)
+        for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.int64)
+    }
+    tensors |= {"one": torch.tensor(3.0), "none": torch.ones(0, 4)}
+    assert_stored(files.save(tmp_path / "a.safetensors", tensors), tensors)
+    torch.save(tensors, tmp_path / "a.pth")
+    assert_stored(tmp_path / "a.pth", tensors, "pth")
+    fp8 = {"e": torch.ones(2, 2).to(torch.float8_e4m3fn), "f": torch.ones(2, 2).to(torch.float8_e5m2)}
+    header = read_header(files.save(tmp_path / "b.safetensors", fp8))
+    assert [value.dtype for value in map_stored(header, "ef").values()] == [
+        value.dtype for value in fp8.values()
+    ]
+
+
+def test_a_file_larger_than_memory_is_mapped(tmp_path: Path):
+    """Linux refuses a private mapping larger than memory unless told not to count it."""
+    size = 2**30 * (4 + os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30)
+    table = {"a": {"dtype": "BF16", "shape": [size // 2], "data_offsets": [0, size]}}
+    path = files.raw_safetensors(tmp_path / "large.safetensors", table)
+    os.truncate(path, path.stat().st_size + size)
+    value = map_stored(read_header(path), ["a"])["a"]
+    assert value.shape == (size // 2,)
+    assert value[-1] == 0
+
+
+def test_numbers_at_odd_positions_come_out_right(tmp_path: Path):
+    data = torch.tensor([1.5, -2.0]).numpy().tobytes()
+    text = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+    for spaces in range(4):
+        path = files.raw_safetensors(tmp_path / "odd.safetensors", text + b" " * spaces, data)
+        assert map_stored(read_header(path), ["a"])["a"].tolist() == [1.5, -2.0]

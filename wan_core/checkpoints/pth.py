@@ -1,0 +1,125 @@
+"""PyTorch's archive (.pth, .pt, .bin): a zip of a pickle and the tensors, opened with `weights_only=True`.
+
+The pickle is a program. torch's restricted reader runs none of it but the making of tensors, and for a header
+makes them on the meta device, where they cost nothing.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import WanError
+from .header import Header, TensorInfo, listed, shown, shown_file
+from .mapping import DTYPES
+
+LONGEST_PICKLE = 64_000_000  # a 14B model's is about 150 kB
+WRAPPERS_DEEP = 3  # {"state_dict": {...}} and the like
+DAMAGED = "the file is damaged; download it again"
+_SPELLED = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def read_pth_header(path: Path) -> Header:
+    """The tensors of a PyTorch archive. Raises WanError for code in it and for anything else than tensors.
+
+    torch keeps the places to itself: `begin` is 0 and `end` the size.
+    """
+    _check_archive(path)
+    state = _state_dict(_load(path, "meta"), path)
+    size = path.stat().st_size
+    return Header("pth", {name: _info(name, value, size, path) for name, value in state.items()})
+
+
+def load_pth_tensors(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """The named tensors, mapped as those of the other containers are."""
+    state = _state_dict(_load(path, "cpu"), path)
+    return {name: state[name].detach() for name in names}
+
+
+def _check_archive(path: Path) -> None:
+    file = shown_file(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, MemoryError):
+        raise WanError(
+            f"{file}: begins as a PyTorch archive and has no table at its end: the download was cut short; "
+            "download it again"
+        ) from None
+    pickles = [entry for entry in entries if entry.filename.count("/") == 1 and _is_pickle(entry.filename)]
+    if len(pickles) != 1:
+        raise WanError(
+            f"{file}: is a zip archive without weights in it ({listed([e.filename for e in entries])}); "
+            "unpack it, or choose the .safetensors of this model"
+        )
+    if pickles[0].file_size > LONGEST_PICKLE:
+        raise WanError(
+            f"{file}: its table has {pickles[0].file_size:,} bytes, more than the {LONGEST_PICKLE:,} "
+            f"that are read; {DAMAGED}"
+        )
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise WanError(
+            f"{file}: its entries are compressed, which torch.save never does; save it again with "
+            "torch.save, or choose the .safetensors of this model"
+        )
+
+
+def _is_pickle(name: str) -> bool:
+    return name.endswith("/data.pkl")
+
+
+def _load(path: Path, device: str) -> object:
+    try:
+        return torch.load(path, map_location=device, weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        asked = re.search(r"GLOBAL:? (\S+)", str(error))
+        what = f"asks for {shown(asked[1])}" if asked else "holds more than tensors"
+        raise WanError(
+            f"{shown_file(path)}: {what}, which may be code, and is not opened; choose the .safetensors of "
+            "this model, or a .pth that holds nothing but tensors"
+        ) from None
+    except Exception as error:  # a hostile pickle can make torch's reader raise anything
+        reason = shown(str(error).split("\n")[0])
+        raise WanError(f"{shown_file(path)}: torch cannot read it ({reason}); {DAMAGED}") from error
+
+
+def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
+    """The table of tensors, which training programs wrap as {"state_dict": ...} or {"model": ...}."""
+    for _ in range(WRAPPERS_DEEP):
+        if not isinstance(content, Mapping):
+            break
+        tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+        if tensors:
+            if not all(isinstance(name, str) for name in tensors):
+                raise WanError(f"{shown_file(path)}: its tensors have no names; {DAMAGED}")
+            return tensors
+        tables = {str(name): value for name, value in content.items() if isinstance(value, Mapping)}
+        if len(tables) > 1:
+            raise WanError(
+                f"{shown_file(path)}: holds {len(tables)} tables ({listed(list(tables))}), and which one is "
+                "the model is not said; choose the .safetensors of this model"
+            )
+        content = next(iter(tables.values()), None)
+    raise WanError(f"{shown_file(path)}: holds no named tensors; choose the weights of a model")
+
+
+def _info(name: str, value: Tensor, file_size: int, path: Path) -> TensorInfo:
+    where = f"{shown_file(path)}: tensor {shown(name)!r}"
+    if value.layout is not torch.strided or value.dtype not in _SPELLED:
+        raise WanError(
+            f"{where} is {value.layout}, {value.dtype}, expected plain numbers; choose the .safetensors of "
+            "this model"
+        )
+    needs, has = value.numel() * value.itemsize, value.untyped_storage().nbytes()
+    if needs > has or has > file_size:
+        raise WanError(
+            f"{where} of {_SPELLED[value.dtype]} {shown(str(list(value.shape)))} needs {needs:,} bytes, is "
+            f"given {has:,}, and the file has {file_size:,}; {DAMAGED}"
+        )
+    return TensorInfo(_SPELLED[value.dtype], tuple(value.shape), 0, needs, path)

@@ -15,6 +15,7 @@ from wan_core.sampling.guidance import guidance_by_expert, guided_velocity
 from wan_core.sampling.noise import make_noise
 from wan_core.sampling.plan import plan, plan_summary, plan_table
 from wan_core.schedulers import SCHEDULERS, make_schedule
+from wan_core.variants import Conditioning
 
 NAN, INF = math.nan, math.inf
 CLEAN = torch.linspace(-2.0, 2.0, 24).reshape(1, 2, 3, 2, 2)
@@ -223,9 +224,53 @@ def test_experts_may_be_a_plain_mapping():
     torch.testing.assert_close(run(schedule, mapping), CLEAN, rtol=0, atol=1e-5)
 
 
-def test_keep_clean_has_the_last_word():
+def test_what_is_clean_stays_clean_and_is_told_so():
+    """CLEAN's first frame is given: it stands in every input and answer, and its tokens are at timestep 0."""
     schedule = make_schedule("unipc", 4, 5.0)
-    assert run(schedule, keep_clean=torch.zeros_like).abs().max() == 0
+    mask = torch.ones(1, 1, 3, 1, 1)
+    mask[:, :, 0] = 0.0
+    given = Conditioning(clean_latent=torch.full((1, 2, 1, 2, 2), 7.0), denoise_mask=mask)
+    told, infos = [], []
+
+    def predict(latent, timestep, context):
+        assert (latent[:, :, 0] == 7.0).all()
+        told.append(timestep.tolist())
+        sigma = schedule.sigmas[len(told) - 1]
+        return (latent - CLEAN) / sigma
+
+    experts = {"high_noise": predict, "low_noise": predict}
+    latent = run(schedule, experts, on_step=infos.append, conditioning=given)
+    assert told == [[[0, t, t]] for t in schedule.timesteps.tolist()]
+    assert all((tensor[:, :, 0] == 7.0).all() for info in infos for tensor in (info.latent, info.denoised))
+    torch.testing.assert_close(latent[:, :, 1:], CLEAN[:, :, 1:], rtol=0, atol=1e-5)
+
+
+def test_image_channels_go_into_the_network_only():
+    schedule, seen = make_schedule("euler", 2, 5.0), []
+    noise = make_noise(tuple(CLEAN.shape[1:]), 3).expand(2, -1, -1, -1, -1)
+    channels = torch.rand(1, 20, 3, 2, 2)
+
+    def predict(latent, timestep, context):
+        seen.append(latent)
+        assert timestep.dtype == torch.int64
+        assert timestep.shape == (2,)
+        return torch.zeros_like(latent[:, :2])
+
+    experts = {"high_noise": predict, "low_noise": predict}
+    latent = run(schedule, experts, noise=noise, conditioning=Conditioning(channels=channels))
+    assert torch.equal(latent, noise)
+    assert torch.equal(seen[0], torch.cat([noise, channels.expand(2, -1, -1, -1, -1)], dim=1))
+
+
+def test_conditioning_of_another_size_is_refused():
+    schedule = make_schedule("euler", 2, 5.0)
+    for given, word in (
+        (Conditioning(channels=torch.zeros(1, 20, 3, 2, 4)), "image: prepared for a latent of 3 x 2 x 4"),
+        (Conditioning(clean_latent=CLEAN, denoise_mask=torch.ones(1, 1, 5, 1, 1)), "denoise mask"),
+    ):
+        with pytest.raises(WanError) as error:
+            run(schedule, conditioning=given)
+        assert word in one_line(error)
 
 
 def test_what_on_step_raises_ends_the_run():

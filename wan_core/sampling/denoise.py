@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import WanError
 from ..schedulers import Schedule
+from ..variants import Conditioning
 from .experts import ExpertPlan
 from .guidance import Context, Predict, guidance_by_expert, guided_velocity
 
@@ -46,27 +47,26 @@ def denoise(
     schedule: Schedule,
     plan: ExpertPlan,
     on_step: Callable[[StepInfo], None] | None = None,
-    keep_clean: Callable[[Tensor], Tensor] | None = None,
+    conditioning: Conditioning | None = None,
 ) -> Tensor:
     """Follow the schedule from noise to a clean (normalised) latent, each step by the expert the plan names.
 
     noise: (B, C, F, H, W), any float type, on the device to sample on; the answer has its shape, in float32.
-    guidance_scale: one number, or one per expert name. keep_clean puts known content back after each step.
+    guidance_scale: one number, or one per expert name. conditioning: the pictures' part, None for text alone.
     What on_step raises ends the run. Raises WanError when the latent stops being finite.
     """
     scales = guidance_by_expert(guidance_scale, plan.experts)
     expert_at = experts.__getitem__ if isinstance(experts, Mapping) else experts.at
-    latent, name, predict = noise.float(), None, None
+    conditioning = Conditioning() if conditioning is None else conditioning.on(noise)
+    latent, name, predict = conditioning.keep_clean(noise.float()), None, None
     for index, (timestep, planned) in enumerate(zip(schedule.timesteps.tolist(), plan.experts, strict=True)):
         if predict is None or planned != name:
             name, predict = planned, expert_at(planned)
-        # On the CPU, where the network reads it: fetching it from a GPU would wait for the step before.
-        timesteps = torch.full((latent.shape[0],), timestep, dtype=torch.int64)
-        velocity = guided_velocity(predict, latent, timesteps, context, negative_context, scales[name])
+        timesteps, model_input = conditioning.timesteps(timestep, latent), conditioning.model_input(latent)
+        velocity = guided_velocity(predict, model_input, timesteps, context, negative_context, scales[name])
         sigma = schedule.sigmas[index].item()
-        denoised = latent - sigma * velocity
-        latent = schedule.step(velocity, latent, index)
-        latent = latent if keep_clean is None else keep_clean(latent)
+        denoised = conditioning.keep_clean(latent - sigma * velocity)
+        latent = conditioning.keep_clean(schedule.step(velocity, latent, index))
         info = StepInfo(index, schedule.steps, timestep, sigma, planned, latent, denoised)
         check_finite(info)
         if on_step is not None:

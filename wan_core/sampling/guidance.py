@@ -10,7 +10,8 @@ from torch import Tensor
 from ..errors import WanError
 
 Context = TypeVar("Context")
-# predict(latent (B, C, F, H, W), timestep (B,) int64 on the CPU, context) -> velocity like latent
+# predict(latent (B, C, F, H, W) with the channels of the conditioning, timestep (B,) or (B, tokens) on the
+# CPU, context) -> velocity like the latent without them
 Predict = Callable[[Tensor, Tensor, Context], Tensor]
 
 MAX_GUIDANCE = 1000.0
@@ -27,8 +28,8 @@ def guided_velocity(
     """u + g * (c - u) in float32, from two predictions one after the other: c with the prompt, u without it.
 
     One at a time, as released: a doubled batch needs twice the memory. At g = 1 the formula is c itself, so u
-    is never asked for (the released code asks, and gets the same up to rounding). Shapes as latent. Raises
-    WanError when u is needed and negative_context is None.
+    is never asked for (the released code asks, and gets the same up to rounding). Raises WanError
+    when u is needed and negative_context is None.
     """
     conditional = predict(latent, timestep, context).float()
     if guidance_scale == 1:

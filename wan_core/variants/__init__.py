@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ..errors import WanError
-from .i2v_a14b import I2V_A14B
+from .conditioning import Conditioning, Encode
+from .i2v_a14b import I2V_A14B, prepare_i2v
 from .t2v_a14b import T2V_A14B
-from .ti2v_5b import TI2V_5B
+from .ti2v_5b import TI2V_5B, prepare_ti2v
 from .variant import Variant
 
 VARIANTS = (T2V_A14B, I2V_A14B, TI2V_5B)
@@ -17,7 +18,11 @@ __all__ = [
     "TASKS",
     "TI2V_5B",
     "VARIANTS",
+    "Conditioning",
+    "Encode",
     "Variant",
+    "prepare_i2v",
+    "prepare_ti2v",
     "variant_for_channels",
     "variant_for_task",
 ]

@@ -1,11 +1,24 @@
-"""What one released Wan model is: plain numbers, no tensors."""
+"""What one released Wan model is: its numbers, and what it does with pictures."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..errors import WanError
+from .conditioning import Conditioning, Encode
 
 # The experts, as state, options and JSON spell them; DENSE is the one of a single-network model.
 HIGH_NOISE, LOW_NOISE, DENSE = "high_noise", "low_noise", "dense"
+# The pictures a model may be given, as messages call them.
+START_IMAGE, END_IMAGE = "start image", "end image"
+
+# size_for_image(width, height, max_area, rounding) -> (width, height) of the video, in pixels
+SizeForImage = Callable[[int, int, int, str], tuple[int, int]]
+# prepare(start, end, frames, height, width, encode), with pictures (H, W, 3) in 0..1
+Prepare = Callable[[Tensor | None, Tensor | None, int, int, int, Encode], Conditioning]
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,12 @@ class Variant:
     frames: int
     sizes: tuple[tuple[int, int], ...]
     negative_prompt: str
+    images: tuple[str, ...] = ()  # the pictures it can be given
+    needs_image: bool = False  # at least one of them
+    # Whether it was given pictures stretched to the video's size; else they were cropped to it.
+    stretches_image: bool = False
+    size_for_image: SizeForImage | None = None  # None: it takes no pictures
+    prepare: Prepare | None = None
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -43,3 +62,18 @@ class Variant:
     def size_multiple(self) -> int:
         """Width and height must be multiples of this: a VAE cell times the 2 x 2 patch."""
         return self.vae_stride[1] * 2
+
+    def check_images(self, start: bool, end: bool) -> None:
+        """Refuse pictures the model has no use for, and none where it needs one. Raises WanError."""
+        for name, given in ((START_IMAGE, start), (END_IMAGE, end)):
+            if given and name not in self.images:
+                takes = " and ".join(self.images) or "text only"
+                raise WanError(
+                    f"{name}: {self.title} knows no {name} (it takes {takes}); leave it out, or choose the "
+                    "I2V-A14B model, which takes start and end images"
+                )
+        if self.needs_image and not (start or end):
+            raise WanError(
+                f"image: {self.title} needs a start image, an end image or both; give one, or choose a "
+                "text-to-video model"
+            )

@@ -22,9 +22,10 @@ import torch
 from comfy_execution.utils import get_executing_context
 from torch import Tensor, nn
 
-from ..wan_core.checkpoints import Checkpoint, audit
+from ..wan_core.checkpoints import Checkpoint, audit, fill
 from ..wan_core.errors import WanError
 from ..wan_core.sampling.denoise import StepInfo
+from .quantized import into_core
 
 # Layers that cast each weight to its input's dtype and device on use, and look for an interrupt each time.
 CORE_LAYERS = comfy.ops.manual_cast
@@ -66,19 +67,19 @@ def host(
     device: torch.device,
     resting_device: torch.device,
     dtype: torch.dtype | None = None,
+    compute_dtype: torch.dtype | None = None,
 ) -> Hosted:
     """Build `network(config)` from core's layers with the checkpoint's weights, and put it under core's care.
 
-    The weights stay mapped from the file unless `dtype` asks for another type. Raises WanError for a file
-    that does not fit the network.
+    The weights stay mapped from the file unless `dtype` asks for another type; quantized ones stay as stored
+    whatever it says. `compute_dtype`, of a transformer, lets core's own quantized layers have what they do
+    well. Raises WanError for a file that does not fit the network.
     """
     # Core's layers may have no weights before they are loaded, so a plain twin is compared with the file.
     audit(network(config, device="meta"), checkpoint.header, checkpoint.file)
-    tensors = checkpoint.load()
-    if dtype is not None:
-        tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     module = network(config, ops=CORE_LAYERS, device="meta")
-    module.load_state_dict(tensors, strict=True, assign=True)
+    fill(module, checkpoint, dtype)
+    into_core(module, checkpoint, device, compute_dtype)
     module.requires_grad_(False).train(False)
     mm.archive_model_dtypes(module)
     # Looked up at this moment: core binds the name anew while it starts.

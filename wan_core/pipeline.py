@@ -204,8 +204,7 @@ class OneAtATime:
         pipeline, checkpoint = self._pipeline, self._pipeline.experts[name]
         network = WanTransformer(transformer_config(checkpoint.header), device="meta")
         network.compute_dtype = pipeline.dtype
-        # float16 and bfloat16 stay as stored; float32 on a GPU would be 57 GB for each 14B expert.
-        dtype = pipeline.dtype if checkpoint.inspection.quantization == "float32" else None
+        dtype = checkpoint.rounding(pipeline.dtype)
         self._network = _load(network, checkpoint, pipeline.device, dtype)
         return self._velocity
 
@@ -294,7 +293,7 @@ def _load(
 ) -> Module:
     """A module built on meta with its weights, as stored or in `dtype`, on the device."""
     log.info("loading %s", checkpoint.file)
-    return load_module(module, checkpoint, dtype).to(device)
+    return load_module(module, checkpoint, dtype, device)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

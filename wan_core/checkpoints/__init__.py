@@ -6,7 +6,7 @@ Three small axes, a file each: the container (safetensors.py, gguf.py), the name
 
 from __future__ import annotations
 
-from .audit import audit, load_module
+from .audit import audit, fill, load_module
 from .checkpoint import Checkpoint, open_checkpoint, same_weights
 from .configs import transformer_config, umt5_config, vae_config
 from .inspection import Inspection, inspect, readable
@@ -20,6 +20,7 @@ __all__ = [
     "check_pair",
     "check_text_encoder",
     "expert_of",
+    "fill",
     "find_partner",
     "inspect",
     "load_module",

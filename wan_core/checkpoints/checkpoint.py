@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ..errors import WanError
-from .containers import read_header
+from ..quantization import QuantizedWeight, quantized_weight
+from .containers import map_stored, read_header
 from .detect import SPIECE_MODEL, Detection, detect
-from .header import TensorInfo, shown_file
+from .header import Header, TensorInfo, shown_file
 from .inspection import Inspection, inspect_header
-from .safetensors import map_tensors
+from .quantization import WIDE, detect_storage, is_plain, layer_of
 
 # Small tensors that training moves: enough to tell two experts apart, read in a moment.
 _TELLTALE = (
@@ -28,14 +29,17 @@ _SMALLEST = 1e-6  # below this float16 keeps fewer digits
 class Checkpoint:
     """One weight file. Nothing is read until a tensor is asked for, and then it is mapped, not copied.
 
-    `header` maps released names to dtype and shape; `load` maps all of them to tensors.
+    `header` maps released names to dtype and shape, those of the numbers where they are quantized; `load`
+    maps all of them to tensors.
     """
 
-    def __init__(self, path: Path, inspection: Inspection, detection: Detection) -> None:
+    def __init__(self, path: Path, header: Header, inspection: Inspection, detection: Detection) -> None:
         self.path = path
         self.inspection = inspection
         self.header: Mapping[str, TensorInfo] = detection.tensors
+        self._file_header = header
         self._stored = detection.names
+        self._storage = detect_storage(header)
         self._has_tokenizer = detection.has_tokenizer
 
     @property
@@ -43,23 +47,56 @@ class Checkpoint:
         """The file's own name, as messages begin with it."""
         return shown_file(self.path)
 
-    def load(self) -> dict[str, Tensor]:
+    def load(self) -> dict[str, Tensor | QuantizedWeight]:
         """Every weight under its released name. They share the file's pages until written to."""
         return self._map(list(self.header))
 
     def tensor(self, name: str) -> Tensor:
-        """One weight by its released name."""
-        return self._map([name])[name]
+        """The numbers of one weight by its released name: as stored, or float32 when it is quantized."""
+        value = self._map([name])[name]
+        return value.dequantize(torch.float32) if isinstance(value, QuantizedWeight) else value
+
+    def rounding(self, compute_dtype: torch.dtype) -> torch.dtype | None:
+        """What to round the weights to when they are computed with in `compute_dtype`; None: as stored.
+
+        A float32 file is rounded, since float32 on a GPU would be 57 GB for each 14B expert. In files of any
+        other kind the few float32 tensors (norms, modulation) are kept, for they are small and matter.
+        """
+        return compute_dtype if self.inspection.quantization in WIDE else None
+
+    def comfy_note(self, layer: str) -> Mapping[str, object] | None:
+        """What the file says to ComfyUI's quantized layers about one layer, by its released name."""
+        return self._storage.formats.get(layer_of(self._stored[f"{layer}.weight"]))
+
+    def input_scale(self, layer: str) -> Tensor | None:
+        """What ComfyUI's quantized layers divide a layer's input by before rounding it, if the file says."""
+        stored = layer_of(self._stored[f"{layer}.weight"])
+        names = [
+            name
+            for name in (f"{stored}.input_scale", f"{stored}.scale_input")
+            if name in self._file_header.tensors
+        ]
+        return next(iter(map_stored(self._file_header, names).values()), None)
 
     def spiece_model(self) -> bytes | None:
         """The tokenizer inside a ComfyUI text encoder (a serialized sentencepiece model), if there is one."""
         if not self._has_tokenizer:
             return None
-        return map_tensors(self.path, [SPIECE_MODEL])[SPIECE_MODEL].numpy().tobytes()
+        return map_stored(self._file_header, [SPIECE_MODEL])[SPIECE_MODEL].numpy().tobytes()
 
-    def _map(self, names: list[str]) -> dict[str, Tensor]:
-        stored = map_tensors(self.path, [self._stored[name] for name in names])
-        return {name: stored[self._stored[name]] for name in names}
+    def _map(self, names: list[str]) -> dict[str, Tensor | QuantizedWeight]:
+        scales = self._storage.scales
+        wanted = [self._stored[name] for name in names]
+        stored = map_stored(self._file_header, wanted + [scales[name] for name in wanted if name in scales])
+
+        def weight(name: str) -> Tensor | QuantizedWeight:
+            info, own = self.header[name], self._stored[name]
+            if is_plain(info.dtype):
+                return stored[own]
+            scale = stored[scales[own]] if own in scales else None
+            return quantized_weight(info.dtype, info.shape, stored[own], scale)
+
+        return {name: weight(name) for name in names}
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -70,7 +107,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     inspection = inspect_header(path, header, detection)
     for line in (*inspection.problems, *inspection.limits):
         raise WanError(line)
-    return Checkpoint(path, inspection, detection)
+    return Checkpoint(path, header, inspection, detection)
 
 
 def same_weights(first: Checkpoint, second: Checkpoint) -> bool:

@@ -15,7 +15,7 @@ from .detect import Detection, detect, missing_parts
 from .header import Header, listed, shown_file
 from .layouts import LORA, TRANSFORMER, UMT5, UNKNOWN, VAE_2_1, VAE_2_2
 from .pairs import expert_of
-from .quantization import LOADABLE, Storage, detect_storage
+from .quantization import Storage, detect_storage
 
 FAMILY_WORDS = {
     TRANSFORMER: "a Wan transformer",
@@ -95,7 +95,7 @@ def inspect(path: str | Path) -> Inspection:
 
 def inspect_header(path: str | Path, header: Header, detection: Detection) -> Inspection:
     """The same from a header that has been read already."""
-    storage = detect_storage(header, Path(path))
+    storage = detect_storage(header)
     facts, faults = _facts(detection)
     file = shown_file(path)
     return Inspection(
@@ -107,7 +107,7 @@ def inspect_header(path: str | Path, header: Header, detection: Detection) -> In
         quantization=storage.quantization,
         parameters=_parameters(detection, storage),
         problems=(*header.problems, *(f"{file}: {fault}" for fault in faults)),
-        limits=tuple(f"{file}: {limit}" for limit in _limits(header, detection, storage)),
+        limits=tuple(f"{file}: {limit}" for limit in _limits(detection, storage)),
         facts=(*facts, *storage.notes),
     )
 
@@ -211,7 +211,7 @@ _SIZES: dict[str, Callable[[Detection], list[str]]] = {
 }
 
 
-def _limits(header: Header, detection: Detection, storage: Storage) -> list[str]:
+def _limits(detection: Detection, storage: Storage) -> list[str]:
     """What this version leaves to a later one; a line here goes when the code for it comes."""
     limits = []
     if detection.family == LORA:
@@ -222,13 +222,11 @@ def _limits(header: Header, detection: Detection, storage: Storage) -> list[str]
         limits.append(
             "its channels are those of another variant; choose a Wan2.2 T2V, I2V or TI2V transformer"
         )
-    if detection.family in (TRANSFORMER, UMT5, VAE_2_1, VAE_2_2) and header.container != "safetensors":
+    if detection.family != UNKNOWN and storage.unreadable:
+        schemes = " and ".join(sorted(set(storage.unreadable.values())))
         limits.append(
-            "GGUF files cannot be loaded yet; choose the float16 or bfloat16 .safetensors of this model"
-        )
-    elif detection.family in (TRANSFORMER, UMT5, VAE_2_1, VAE_2_2) and storage.quantization not in LOADABLE:
-        limits.append(
-            f"{storage.quantization} cannot be loaded yet; choose the float16 or bfloat16 file of this model"
+            f"keeps {len(storage.unreadable):,} of its weights ({listed(list(storage.unreadable))}) as "
+            f"{schemes}, which cannot be loaded; choose the float16, bfloat16, fp8 or GGUF file of this model"
         )
     return limits
 

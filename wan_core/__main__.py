@@ -21,12 +21,13 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .checkpoints import inspect, readable
 from .errors import WanError
-from .pipeline import check_output, generate, load_pipeline
+from .pipeline import check_output, check_request, generate, load_pipeline
 from .request import Request
 from .sampling import StepInfo, plan, plan_summary, plan_table
 from .schedulers import SCHEDULERS
 from .tiny import DEFAULTS, weights_dir
-from .variants import T2V_A14B, TASKS
+from .variants import TASKS, VARIANTS
+from .variants.images import RELEASED, ROUNDINGS
 
 BUILT_IN = "wan-tiny"
 FAILED, USAGE, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
@@ -34,6 +35,7 @@ FAILED, USAGE, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
 EXAMPLES = """examples:
   python -m wan_core generate "a red circle moves to the right" --out circle.mp4
   python -m wan_core generate "a cat on a skateboard" --out cat.mp4 --model ComfyUI/models --steps 20
+  python -m wan_core generate "the cat jumps" --out jump.mp4 --model ComfyUI/models --image cat.png
   python -m wan_core plan --task t2v --steps 20 --shift 12 --scheduler unipc
   python -m wan_core inspect models/*.safetensors --json"""
 
@@ -70,18 +72,19 @@ def run_generate(options: argparse.Namespace) -> int:
         raise WanError(
             f"model: there is no {BUILT_IN} in {weights_dir()}; install the pack again, or give --model"
         )
-    pipeline = load_pipeline(weights_dir() if built_in else Path(options.model))
+    with_image = options.image is not None or options.end_image is not None
+    folder = weights_dir() if built_in else Path(options.model)
+    pipeline = load_pipeline(folder, task=options.task, with_image=with_image)
     changes = {name: getattr(options, name) for name in REQUEST_OPTIONS if getattr(options, name) is not None}
-    request = Request.for_variant(
-        pipeline.variant, options.prompt, **(DEFAULTS if built_in else {}) | changes
-    )
+    settings = (DEFAULTS if built_in else {}) | changes
+    request = check_request(pipeline, Request.for_variant(pipeline.variant, options.prompt, **settings))
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     logging.getLogger("wancore").setLevel(logging.INFO)  # a 14B expert takes minutes to load: say which one
     with Progress(sys.stderr) as progress, logging_redirect_tqdm():
         planned = generate(pipeline, request, out, progress.step, progress.chunk)
-    size = f"{request.width} x {request.height}"
+    width, height = request.size(pipeline.variant)
     print(out.resolve())
-    print(f"  {request.frames} frames, {size}, {request.fps:g} fps, seed {request.seed}")
+    print(f"  {request.frames} frames, {width} x {height}, {request.fps:g} fps, seed {request.seed}")
     print(f"  {plan_summary(planned)}")
     print(f"  {time.monotonic() - started:.1f} s")
     return 0
@@ -149,6 +152,7 @@ def as_json(value: Any) -> str:
 REQUEST_OPTIONS = (
     *("negative_prompt", "width", "height", "frames", "fps", "steps", "shift", "boundary"),
     *("guidance_scale_high", "guidance_scale_low", "scheduler", "seed"),
+    *("image", "end_image", "max_area", "rounding"),
 )
 
 
@@ -175,7 +179,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Make a video from a prompt. Settings that are left out are the model's own."
+    parser.description = (
+        "Make a video from a prompt, and from pictures where the model takes them. "
+        "Settings that are left out are the model's own."
+    )
     parser.set_defaults(command=run_generate)
     add = parser.add_argument
     own = _with_defaults
@@ -186,17 +193,37 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add(
         "--model",
         metavar="FOLDER",
-        help="a folder with both experts, the text encoder and the VAE, flat or in diffusion_models/, "
-        f"text_encoders/ and vae/ as in ComfyUI's models folder (default: the built-in {BUILT_IN})",
+        help="a folder with a model's transformers, text encoder and VAE: side by side, as in ComfyUI's "
+        f"models folder, as released, or as diffusers has them (default: the built-in {BUILT_IN})",
     )
+    add(
+        "--task",
+        choices=TASKS,
+        help="which model of the folder (default: with a picture i2v, else t2v, or what is there)",
+    )
+    add("--image", metavar="FILE", help="the picture the video starts with (i2v, ti2v)")
+    add("--end-image", metavar="FILE", help="the picture the video ends with, alone or with --image (i2v)")
     add(
         "--negative",
         dest="negative_prompt",
         metavar="TEXT",
         help="what the video should not show (default: as released)",
     )
-    add("--width", type=int, metavar="PIXELS", help=own("a multiple of 16", "width"))
-    add("--height", type=int, metavar="PIXELS", help=own("a multiple of 16", "height"))
+    side = "a multiple of 16, of ti2v 32; pictures are cropped to this aspect, and give it when left out"
+    add("--width", type=int, metavar="PIXELS", help=own(side, "width"))
+    add("--height", type=int, metavar="PIXELS", help=own("as --width", "height"))
+    add(
+        "--max-area",
+        type=int,
+        metavar="PIXELS",
+        help="width times height at most, where a picture gives the aspect (default: the smallest released)",
+    )
+    add(
+        "--rounding",
+        choices=ROUNDINGS,
+        help="how a picture gives the size: released, whose float rounding makes 832 x 464 of a picture of "
+        f"832 x 480 at that area, or exact, which leaves it 832 x 480 (default: {RELEASED})",
+    )
     add("--frames", type=int, metavar="N", help=own("4n+1", "frames"))
     add("--fps", type=float, metavar="RATE", help=own("frames per second", "fps"))
     add("--steps", type=int, metavar="N", help=own("sampling steps", "steps"))
@@ -212,9 +239,13 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
 
 def _with_defaults(what: str, field: str) -> str:
     """Help for an option that sets a field of Request: what it is, and what it is when left out."""
-    released = getattr(Request.for_variant(T2V_A14B, ""), field)
-    built_in = DEFAULTS.get(field, released)
-    return f"{what} (default: {released}" + (")" if built_in == released else f", {BUILT_IN} {built_in})")
+    released = {variant.task: getattr(Request.for_variant(variant, ""), field) for variant in VARIANTS}
+    values = list(dict.fromkeys(released.values()))
+    default = str(values[0])
+    if len(values) > 1:
+        default = ", ".join(f"{task} {value}" for task, value in released.items() if value is not None)
+    built_in = DEFAULTS.get(field)
+    return f"{what} (default: {default}" + (")" if built_in is None else f", {BUILT_IN} {built_in})")
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:

@@ -37,26 +37,35 @@ from .checkpoints import (
 )
 from .checkpoints.header import shown
 from .checkpoints.layouts import TRANSFORMER, UMT5
+from .checkpoints.shards import find_parts
 from .errors import WanError
 from .media.mp4 import write_mp4
-from .models.latent_scale import denormalize_latent
+from .models.latent_scale import denormalize_latent, normalize_latent
 from .models.transformer import WanTransformer
 from .models.umt5 import UMT5Encoder
 from .models.vae import make_vae
-from .models.video_vae import to_frames
+from .models.video_vae import VideoVAE, to_frames
 from .request import Request
 from .sampling import StepInfo, denoise, make_noise, plan_experts
 from .sampling.plan import Plan
 from .schedulers import make_schedule
 from .text.cleaning import clean_prompt
 from .text.tokenizer import MAX_TOKENS, Tokenizer
-from .variants import T2V_A14B, Variant
-from .variants.variant import HIGH_NOISE, LOW_NOISE
+from .variants import Conditioning, Variant, variant_for_task
+from .variants.variant import DENSE, HIGH_NOISE, LOW_NOISE
 
 log = logging.getLogger("wancore")
 
-# Where ComfyUI's users keep the parts; a folder may also hold them all side by side.
-SUBFOLDERS = ("", "diffusion_models", "unet", "text_encoders", "clip", "vae")
+# Where the parts of a model lie: side by side, as in ComfyUI's models folder, as released, as in diffusers.
+SUBFOLDERS = (
+    *("", "diffusion_models", "unet", "text_encoders", "clip", "vae"),
+    *("high_noise_model", "low_noise_model"),
+    *("transformer", "transformer_2", "text_encoder"),
+)
+WEIGHTS = (".safetensors", ".gguf", ".pth")
+# Which task is meant when several models lie in a folder: the first there of these.
+WITH_IMAGE, TEXT_ONLY = ("i2v", "ti2v", "t2v"), ("t2v", "ti2v", "i2v")
+EXPERT_NAMES = {HIGH_NOISE: "high-noise expert", LOW_NOISE: "low-noise expert", DENSE: "transformer"}
 
 Module = TypeVar("Module", bound=nn.Module)
 OnStep = Callable[[StepInfo], None]
@@ -71,7 +80,7 @@ class Pipeline:
     """The files of one model, opened but not read, and where its networks will compute."""
 
     variant: Variant
-    experts: Mapping[str, Checkpoint]  # by expert name: "high_noise" and "low_noise"
+    experts: Mapping[str, Checkpoint]  # by expert name: "high_noise" and "low_noise", or "dense" alone
     text_encoder: Checkpoint
     vae: Checkpoint
     tokenizer: Tokenizer
@@ -80,29 +89,39 @@ class Pipeline:
 
 
 def load_pipeline(
-    folder: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    folder: str | Path,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    task: str | None = None,
+    with_image: bool = False,
 ) -> Pipeline:
     """Find the parts of a model in a folder, by what their headers say; the experts by their names.
 
+    folder: ComfyUI's models folder, all files side by side, a released folder (high_noise_model/ and so on),
+    or a diffusers one (transformer/, transformer_2/ and so on). task: "t2v", "i2v" or "ti2v"; left out, the
+    only one there, else t2v, or i2v when there will be a picture (`with_image`).
     By default it computes in bfloat16 on the GPU, or where there is none in float32 on the CPU. A WanError
     names the part that is missing, there twice, damaged, or of another model.
     """
-    variant = T2V_A14B
     found = _inspect_folder(Path(folder))
+    variant = variant_for_task(task or _task(found, with_image))
 
     def part(name: str, family: str, **wanted: str) -> Checkpoint:
-        return open_checkpoint(_only(found, Path(folder), name, {"family": family, **wanted}))
+        return open_checkpoint(_only(found, Path(folder), variant, name, {"family": family, **wanted}))
 
-    high = part("high-noise expert", TRANSFORMER, task=variant.task, expert=HIGH_NOISE)
-    low = part("low-noise expert", TRANSFORMER, task=variant.task, expert=LOW_NOISE)
+    experts = {
+        expert: part(EXPERT_NAMES[expert], TRANSFORMER, task=variant.task, expert=expert)
+        for expert in variant.experts
+    }
     text_encoder = part("text encoder", UMT5)
     vae = part("VAE", variant.vae_family)
-    check_pair(high, low)
-    check_text_encoder(text_encoder, high)
+    if variant.boundary is not None:
+        check_pair(experts[HIGH_NOISE], experts[LOW_NOISE])
+    check_text_encoder(text_encoder, experts[variant.experts[0]])
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Pipeline(
         variant=variant,
-        experts={HIGH_NOISE: high, LOW_NOISE: low},
+        experts=experts,
         text_encoder=text_encoder,
         vae=vae,
         tokenizer=_tokenizer(text_encoder),
@@ -127,19 +146,22 @@ def generate(
     What a callback raises ends the run, and no file is left.
     """
     path = check_output(path)
-    negative_prompt = check_request(pipeline, request)
+    request = check_request(pipeline, request)
     followed: Plan = {"steps": [], "switch": None}
     try:
-        context, negative_context = encode_prompts(pipeline, [request.prompt, negative_prompt])
-        latent = sample(pipeline, request, context, negative_context, _noted(followed, on_step))
+        context, negative_context = encode_prompts(pipeline, [request.prompt, request.negative_prompt])
+        conditioning = encode_images(pipeline, request)
+        on_step = _noted(followed, on_step)
+        latent = sample(pipeline, request, context, negative_context, on_step, conditioning)
         chunks = _counted(decode(pipeline, latent), request.frames, on_frames)
         write_mp4(chunks, path, request.fps, {"wancore": _provenance(pipeline, request)})
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
+        width, height = request.size(pipeline.variant)
         raise WanError(
-            f"out of memory on {pipeline.device} with {request.frames} frames of {request.width} x "
-            f"{request.height}; choose fewer frames or a smaller size"
+            f"out of memory on {pipeline.device} with {request.frames} frames of {width} x {height}; "
+            "choose fewer frames or a smaller size"
         ) from error
     return followed
 
@@ -156,14 +178,32 @@ def encode_prompts(pipeline: Pipeline, prompts: list[str]) -> list[Tensor]:
     return contexts
 
 
+def encode_images(pipeline: Pipeline, request: Request) -> Conditioning:
+    """What the pictures of a request tell the networks; empty without any."""
+    start, end = request.images(pipeline.variant)
+    variant = pipeline.variant
+    variant.check_images(start is not None, end is not None, request.frames)
+    if variant.prepare is None or (start is None and end is None):
+        return Conditioning()
+    vae = _load_vae(pipeline)
+
+    def encode(video: Tensor) -> Tensor:
+        with torch.no_grad():
+            return normalize_latent(vae.encode(video.to(pipeline.device)))
+
+    width, height = request.size(variant)
+    return variant.prepare(start, end, request.frames, height, width, encode)
+
+
 def sample(
     pipeline: Pipeline,
     request: Request,
     context: Tensor,
     negative_context: Tensor,
     on_step: OnStep | None = None,
+    conditioning: Conditioning | None = None,
 ) -> Tensor:
-    """The raw latent (1, 16, F, h, w) of a request, as the VAE decodes it."""
+    """The raw latent (1, 16 or 48, F, h, w) of a request, as the VAE decodes it."""
     schedule = make_schedule(request.scheduler, request.steps, request.shift)
     noise = make_noise(request.latent_shape(pipeline.variant), request.seed).to(pipeline.device)
     latent = denoise(
@@ -175,16 +215,14 @@ def sample(
         schedule,
         plan_experts(schedule.timesteps, request.boundary),
         on_step,
+        conditioning,
     )
     return denormalize_latent(latent)
 
 
 def decode(pipeline: Pipeline, latent: Tensor) -> Iterator[Tensor]:
     """Frames of a raw latent, a chunk at a time: (1, H, W, 3), then (4, H, W, 3) each, 0..1."""
-    checkpoint = pipeline.vae
-    vae = _load(
-        make_vae(vae_config(checkpoint.header), device="meta"), checkpoint, pipeline.device, torch.float32
-    )
+    vae = _load_vae(pipeline)
     with torch.no_grad():
         for video in vae.decode_chunks(latent.to(pipeline.device, torch.float32)):
             # (1, 3, 1 or 4, H, W) in -1..1
@@ -215,19 +253,18 @@ class OneAtATime:
 # --- checks -----------------------------------------------------------------------------------------------
 
 
-def check_request(pipeline: Pipeline, request: Request) -> str:
-    """Raise WanError unless the model can make the request; returns the negative prompt to use.
+def check_request(pipeline: Pipeline, request: Request) -> Request:
+    """The request as it will be made: pictures opened, negative prompt settled. Raises WanError.
 
-    An empty one stands for the released negative prompt, as in the released code.
+    An empty negative prompt stands for the released one, as in the released code.
     """
-    request.validate(pipeline.variant)
-    negative_prompt = request.negative_prompt
-    if not clean_prompt(negative_prompt):
-        negative_prompt = pipeline.variant.negative_prompt
-    for field, text in (("prompt", request.prompt), ("negative prompt", negative_prompt)):
+    request = request.validate(pipeline.variant)
+    if not clean_prompt(request.negative_prompt):
+        request = dataclasses.replace(request, negative_prompt=pipeline.variant.negative_prompt)
+    for field, text in (("prompt", request.prompt), ("negative prompt", request.negative_prompt)):
         if (count := pipeline.tokenizer.count(text)) > MAX_TOKENS:
             raise WanError(f"{field}: {count} tokens, and the model reads at most {MAX_TOKENS}; shorten it")
-    return negative_prompt
+    return request
 
 
 def check_output(path: str | Path) -> Path:
@@ -252,14 +289,32 @@ def check_output(path: str | Path) -> Path:
 
 
 def _inspect_folder(folder: Path) -> list[Inspection]:
-    """What the weight files in a models folder are; those of no Wan model are among them."""
+    """What the models in a folder are, shards taken together; those of no Wan model are among them."""
     if not folder.is_dir():
         raise WanError(f"model: there is no folder {folder}; give one that holds the model's files")
     places = [folder / name for name in SUBFOLDERS if (folder / name).is_dir()]
-    return [inspect(path) for place in places for path in sorted(place.glob("*.safetensors"))]
+    files = [file for place in places for file in sorted(place.iterdir()) if file.suffix.lower() in WEIGHTS]
+    return [inspect(file) for file in {_parts(file): file for file in reversed(files)}.values()]
 
 
-def _only(found: list[Inspection], folder: Path, part: str, wanted: Mapping[str, str]) -> Path:
+def _parts(file: Path) -> tuple[Path, ...]:
+    """The files of the model that a file is part of; only itself when some are missing."""
+    try:
+        return find_parts(file).files
+    except WanError:  # `inspect` will say what is wrong
+        return (file,)
+
+
+def _task(found: list[Inspection], with_image: bool) -> str:
+    """The task that is meant: the only one there, or the first in order of preference."""
+    order = WITH_IMAGE if with_image else TEXT_ONLY
+    there = {one.task for one in found}
+    return next((task for task in order if task in there), order[0])
+
+
+def _only(
+    found: list[Inspection], folder: Path, variant: Variant, part: str, wanted: Mapping[str, str]
+) -> Path:
     """The one file that is this part of the model: the one whose inspection says all that is wanted."""
     fitting = [one.file for one in found if all(getattr(one, key) == value for key, value in wanted.items())]
     if len(fitting) == 1:
@@ -273,9 +328,7 @@ def _only(found: list[Inspection], folder: Path, part: str, wanted: Mapping[str,
     hint = "; the experts are told apart by high_noise or low_noise in their files' names" if unsaid else ""
     seen = ", ".join(f"{Path(one.file).name}: {one.words}" for one in found[:6]) or "none at all"
     damaged = next((f"; {one.problems[0]}" for one in found if one.problems), "")
-    raise WanError(
-        f"{folder}: no {part} of {T2V_A14B.title} among its .safetensors files ({seen}){hint}{damaged}"
-    )
+    raise WanError(f"{folder}: no {part} of {variant.title} among its files ({seen}){hint}{damaged}")
 
 
 def _tokenizer(text_encoder: Checkpoint) -> Tokenizer:
@@ -286,6 +339,11 @@ def _tokenizer(text_encoder: Checkpoint) -> Tokenizer:
         if spiece is None
         else Tokenizer.from_spiece(spiece, text_encoder.file)
     )
+
+
+def _load_vae(pipeline: Pipeline) -> VideoVAE:
+    vae = make_vae(vae_config(pipeline.vae.header), device="meta")
+    return _load(vae, pipeline.vae, pipeline.device, torch.float32)
 
 
 def _load(
@@ -325,5 +383,9 @@ def _counted(chunks: Iterator[Tensor], total: int, on_frames: OnFrames | None) -
 
 def _provenance(pipeline: Pipeline, request: Request) -> str:
     """What made the video, as JSON. Not under "prompt" or "workflow": ComfyUI takes those for graphs."""
+    settings = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
+    settings["width"], settings["height"] = request.size(pipeline.variant)
+    for field in ("image", "end_image"):
+        settings[field] = settings[field] and settings[field].name
     files = {name: checkpoint.file for name, checkpoint in pipeline.experts.items()}
-    return json.dumps({"model": pipeline.variant.name, "experts": files, **dataclasses.asdict(request)})
+    return json.dumps({"model": pipeline.variant.name, "experts": files, **settings})

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+from PIL.Image import Image
+from torch import Tensor
 
 from .errors import WanError
 from .media.mp4 import frame_rate
+from .media.pictures import Picture, open_picture
 from .sampling.experts import check_boundary
 from .sampling.guidance import guidance_by_expert
 from .sampling.noise import make_noise
 from .schedulers import make_schedule
 from .text.cleaning import clean_prompt
 from .variants import Variant
-from .variants.variant import DENSE, HIGH_NOISE, LOW_NOISE
+from .variants.images import RELEASED, check_rounding, crop_to_aspect
+from .variants.variant import DENSE, END_IMAGE, HIGH_NOISE, LOW_NOISE, START_IMAGE
 
 # The rotary tables know 1024 positions per axis; these stay well inside and still catch a slipped digit.
 MAX_FRAMES = 1025
 MAX_SIDE = 4096
+
+PictureSource = Picture | Image | Tensor | str | Path
 
 
 @dataclass(frozen=True)
@@ -27,12 +35,17 @@ class Request:
 
     `guidance_scale_high` and `guidance_scale_low` belong to the high-noise and the low-noise expert, and
     `boundary` is None for a model with one network.
+
+    Without width and height the size follows from the picture (the start image, else the end image), as
+    released: its aspect, and at most `max_area` pixels (None: the model's smallest released size). `rounding`
+    "exact" does so without the float rounding that makes 832 x 464 of a picture of 832 x 480. With width and
+    height the pictures are cropped to that aspect, about their middle, so that nothing is squashed.
     """
 
     prompt: str
     negative_prompt: str
-    width: int
-    height: int
+    width: int | None
+    height: int | None
     frames: int
     fps: float
     steps: int
@@ -42,11 +55,19 @@ class Request:
     guidance_scale_low: float
     scheduler: str = "unipc"
     seed: int = 0
+    image: PictureSource | None = None  # file, Pillow image, or tensor (H, W, 3) of floats in 0..1 or uint8
+    end_image: PictureSource | None = None
+    max_area: int | None = None
+    rounding: str = RELEASED
 
     @classmethod
     def for_variant(cls, variant: Variant, prompt: str, **changes: Any) -> Request:
-        """The released settings of a variant, at its smallest released size, with `changes` by field name."""
-        width, height = min(variant.sizes, key=math.prod)
+        """The released settings of a variant, with `changes` by field name.
+
+        Left out, the size is the picture's as `Request` says, or without one the smallest released.
+        """
+        has_picture = any(changes.get(name) is not None for name in ("image", "end_image"))
+        width, height = (None, None) if has_picture else min(variant.sizes, key=math.prod)
         released = {
             "negative_prompt": variant.negative_prompt,
             "width": width,
@@ -69,17 +90,47 @@ class Request:
 
     def latent_shape(self, variant: Variant) -> tuple[int, int, int, int]:
         """(C, F, h, w) of the latent."""
+        width, height = self.size(variant)
         stride_t, stride_h, stride_w = variant.vae_stride
         frames = (self.frames - 1) // stride_t + 1
-        return variant.latent_channels, frames, self.height // stride_h, self.width // stride_w
+        return variant.latent_channels, frames, height // stride_h, width // stride_w
+
+    def size(self, variant: Variant) -> tuple[int, int]:
+        """(width, height) of the video: as given, or from the picture, or the smallest released."""
+        if self.width is not None and self.height is not None:
+            return self.width, self.height
+        smallest = min(variant.sizes, key=math.prod)
+        picture = next(iter(self._pictures().values()), None)
+        if picture is None or variant.size_for_image is None:
+            return smallest
+        area = math.prod(smallest) if self.max_area is None else self.max_area
+        return variant.size_for_image(picture.width, picture.height, area, self.rounding)
+
+    def images(self, variant: Variant) -> tuple[Tensor | None, Tensor | None]:
+        """Start and end image (H, W, 3) as `prepare` takes them, cropped to a given width and height."""
+        pictures = {name: picture.pixels for name, picture in self._pictures().items()}
+        if self.width is not None and self.height is not None and variant.stretches_image:
+            pictures = {
+                name: crop_to_aspect(pixels, self.width, self.height) for name, pixels in pictures.items()
+            }
+        return pictures.get(START_IMAGE), pictures.get(END_IMAGE)
+
+    def _pictures(self) -> dict[str, Picture]:
+        given = {START_IMAGE: self.image, END_IMAGE: self.end_image}
+        return {name: open_picture(source, name) for name, source in given.items() if source is not None}
 
     def validate(self, variant: Variant) -> Request:
-        """The request itself if `variant` can make it; a WanError names the first field that is wrong."""
+        """The request with its pictures opened, if `variant` can make it.
+
+        A WanError names the first field that is wrong.
+        """
         check_text("prompt", self.prompt, may_be_empty=False)
         check_text("negative prompt", self.negative_prompt, may_be_empty=True)
-        check_side("width", self.width, variant.size_multiple)
-        check_side("height", self.height, variant.size_multiple)
         check_frames(self.frames, variant.vae_stride[0])
+        variant.check_images(self.image is not None, self.end_image is not None, self.frames)
+        pictures = self._pictures()
+        opened = replace(self, image=pictures.get(START_IMAGE), end_image=pictures.get(END_IMAGE))
+        opened._check_size(variant)
         frame_rate(self.fps)
         make_schedule(self.scheduler, self.steps, self.shift)
         if variant.boundary is None and self.boundary is not None:
@@ -88,7 +139,20 @@ class Request:
             check_boundary(self.boundary)
         guidance_by_expert(self.guidance_scale, variant.experts)
         make_noise((1, 1, 1, 1), self.seed)
-        return self
+        return opened
+
+    def _check_size(self, variant: Variant) -> None:
+        if (self.width is None) != (self.height is None):
+            missing, given = ("width", "height") if self.width is None else ("height", "width")
+            raise WanError(
+                f"{missing}: missing, though {given} is there; give both, or neither for the picture's aspect"
+            )
+        check_rounding(self.rounding)
+        if self.max_area is not None:
+            _check_whole("max area", self.max_area, variant.size_multiple**2, MAX_SIDE**2)
+        width, height = self.size(variant)
+        check_side("width", width, variant.size_multiple)
+        check_side("height", height, variant.size_multiple)
 
 
 def check_text(field: str, text: str, may_be_empty: bool) -> None:

@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from ..errors import WanError
 from .conditioning import Conditioning, Encode
 from .images import EXACT, RELEASED, check_not_too_thin, check_size_rule, crop_to_aspect, stretched
 from .negative_prompt import RELEASED_NEGATIVE_PROMPT
@@ -44,9 +43,7 @@ def prepare_i2v(
     last frame from their training, and ComfyUI's WanFirstLastFrameToVideo asks them this way).
     Raises WanError without an image, and for an end image in a video of one frame.
     """
-    I2V_A14B.check_images(start is not None, end is not None)
-    if end is not None and frames < 5:
-        raise WanError(f"end image: {frames} frame has no other end than its start; ask for 5 frames or more")
+    I2V_A14B.check_images(start is not None, end is not None, frames)
     video = torch.zeros(1, 3, frames, height, width)
     if start is not None:
         video[:, :, :1] = stretched(start, width, height)

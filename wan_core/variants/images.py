@@ -55,10 +55,15 @@ def crop_to_aspect(image: Tensor, width: int, height: int) -> Tensor:
 
 def check_size_rule(width: int, height: int, max_area: int, rounding: str) -> None:
     """Refuse what no size can follow from. Raises WanError."""
-    if rounding not in ROUNDINGS:
-        raise WanError(f"rounding: {rounding!r} is not known; choose one of {', '.join(ROUNDINGS)}")
+    check_rounding(rounding)
     if min(width, height, max_area) < 1:
         raise WanError(f"image: {width} x {height} pixels, {max_area} wanted; all must be at least 1")
+
+
+def check_rounding(rounding: str) -> None:
+    """Refuse a rule that is none. Raises WanError."""
+    if rounding not in ROUNDINGS:
+        raise WanError(f"rounding: {rounding!r} is not known; choose one of {', '.join(ROUNDINGS)}")
 
 
 def check_not_too_thin(size: tuple[int, int], image: tuple[int, int], max_area: int) -> tuple[int, int]:

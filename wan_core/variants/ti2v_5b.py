@@ -49,7 +49,7 @@ def prepare_ti2v(
 
     Without it the conditioning is empty: text alone. Raises WanError for an end image.
     """
-    TI2V_5B.check_images(start is not None, end is not None)
+    TI2V_5B.check_images(start is not None, end is not None, frames)
     if start is None:
         return Conditioning()
     mask = torch.ones(1, 1, (frames - 1) // 4 + 1, 1, 1)

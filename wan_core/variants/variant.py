@@ -63,7 +63,7 @@ class Variant:
         """Width and height must be multiples of this: a VAE cell times the 2 x 2 patch."""
         return self.vae_stride[1] * 2
 
-    def check_images(self, start: bool, end: bool) -> None:
+    def check_images(self, start: bool, end: bool, frames: int) -> None:
         """Refuse pictures the model has no use for, and none where it needs one. Raises WanError."""
         for name, given in ((START_IMAGE, start), (END_IMAGE, end)):
             if given and name not in self.images:
@@ -76,4 +76,9 @@ class Variant:
             raise WanError(
                 f"image: {self.title} needs a start image, an end image or both; give one, or choose a "
                 "text-to-video model"
+            )
+        if end and frames <= self.vae_stride[0]:
+            raise WanError(
+                f"{END_IMAGE}: a video of {frames} frame has no other end than its start; ask for "
+                f"{self.vae_stride[0] + 1} frames or more"
             )

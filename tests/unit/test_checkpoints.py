@@ -219,6 +219,18 @@ def test_the_same_expert_twice_is_caught_whatever_it_is_called_and_stored_as(tmp
     check_pair(high, low)
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_the_same_expert_is_known_in_fp8_and_another_is_not(dtype: torch.dtype, tmp_path: Path):
+    def opened(name: str, seed: int, dtype: torch.dtype):
+        tensors = {name: value.to(dtype) for name, value in files.transformer(seed=seed).items()}
+        return open_checkpoint(files.save(tmp_path / f"{name}.safetensors", tensors))
+
+    whole, small = opened("whole", 1, torch.bfloat16), opened("small", 1, dtype)
+    assert same_weights(whole, small)
+    assert same_weights(small, opened("again", 1, dtype))
+    assert not same_weights(whole, opened("other", 2, dtype))
+
+
 def test_an_expert_that_was_trained_a_little_further_is_not_the_same(tmp_path: Path):
     first = files.transformer()
     further = {name: value * 1.02 for name, value in first.items()}

@@ -7,11 +7,13 @@ Three small axes, a file each: the container (safetensors.py, gguf.py), the name
 from __future__ import annotations
 
 from .audit import audit, fill, load_module
-from .checkpoint import Checkpoint, open_checkpoint, same_weights
+from .checkpoint import Checkpoint, open_checkpoint
 from .configs import transformer_config, umt5_config, vae_config
 from .inspection import Inspection, inspect, readable
 from .pairs import expert_of, find_partner
 from .slots import check_pair, check_text_encoder, require
+from .tokenizers import tokenizer_of
+from .twins import same_weights
 
 __all__ = [
     "Checkpoint",
@@ -28,6 +30,7 @@ __all__ = [
     "readable",
     "require",
     "same_weights",
+    "tokenizer_of",
     "transformer_config",
     "umt5_config",
     "vae_config",

@@ -11,19 +11,11 @@ from torch import Tensor
 from ..errors import WanError
 from ..quantization import QuantizedWeight, quantized_weight
 from .containers import map_stored, read_header
-from .detect import SPIECE_MODEL, Detection, detect
+from .detect import Detection, detect
 from .header import Header, TensorInfo, shown_file
 from .inspection import Inspection, inspect_header
 from .quantization import WIDE, detect_storage, is_plain, layer_of
-
-# Small tensors that training moves: enough to tell two experts apart, read in a moment.
-_TELLTALE = (
-    *("head.modulation", "head.head.bias", "patch_embedding.bias", "time_projection.1.bias"),
-    *("blocks.0.modulation", "blocks.0.self_attn.norm_q.weight", "blocks.0.cross_attn.norm_k.weight"),
-)
-# The coarsest plain dtype, bfloat16, keeps 8 significant bits: two roundings of one number are this close.
-_ROUNDING = 2.0**-8
-_SMALLEST = 1e-6  # below this float16 keeps fewer digits
+from .spiece import stored_spiece_model
 
 
 class Checkpoint:
@@ -40,7 +32,6 @@ class Checkpoint:
         self._file_header = header
         self._stored = detection.names
         self._storage = detect_storage(header)
-        self._has_tokenizer = detection.has_tokenizer
 
     @property
     def file(self) -> str:
@@ -79,10 +70,8 @@ class Checkpoint:
         return next(iter(map_stored(self._file_header, names).values()), None)
 
     def spiece_model(self) -> bytes | None:
-        """The tokenizer inside a ComfyUI text encoder (a serialized sentencepiece model), if there is one."""
-        if not self._has_tokenizer:
-            return None
-        return map_stored(self._file_header, [SPIECE_MODEL])[SPIECE_MODEL].numpy().tobytes()
+        """The tokenizer inside a text encoder's file (a serialized sentencepiece model), if there is one."""
+        return stored_spiece_model(self._file_header)
 
     def _map(self, names: list[str]) -> dict[str, Tensor | QuantizedWeight]:
         scales = self._storage.scales
@@ -108,25 +97,3 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     for line in (*inspection.problems, *inspection.limits):
         raise WanError(line)
     return Checkpoint(path, header, inspection, detection)
-
-
-def same_weights(first: Checkpoint, second: Checkpoint) -> bool:
-    """Whether two files hold the same network, even if one is float16 and the other float32."""
-    ours, theirs = _small_tensors(first), _small_tensors(second)
-    if {name: value.shape for name, value in ours.items()} != {
-        name: value.shape for name, value in theirs.items()
-    }:
-        return False
-    return all(_equal_but_for_rounding(ours[name], theirs[name]) for name in ours)
-
-
-def _small_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    names = [name for name in _TELLTALE if name in checkpoint.header]
-    if not names:
-        raise WanError(f"{checkpoint.file}: is {checkpoint.inspection.words}; only transformers are compared")
-    return {name: checkpoint.tensor(name).float() for name in names}
-
-
-def _equal_but_for_rounding(first: Tensor, second: Tensor) -> bool:
-    allowed = torch.maximum(first.abs(), second.abs()) * _ROUNDING + _SMALLEST
-    return bool(((first - second).abs() <= allowed).all())

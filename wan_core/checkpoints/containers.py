@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..errors import WanError
 from .gguf import read_gguf_header
-from .header import Header, shown, shown_file
+from .header import LONGEST_HEADER, Header, shown, shown_file
 from .mapping import map_tensors
 from .pth import load_pth_tensors, read_pth_header
-from .safetensors import LONGEST_HEADER, read_safetensors_header
+from .safetensors import read_safetensors_header
 from .shards import find_parts, join
 
 START = 512

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import mmap
 import struct
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from ..errors import WanError
-from .header import Header, TensorInfo, shown, shown_file
+from .header import LARGEST_AXIS, LONGEST_HEADER, MOST_ELEMENTS, Header, TensorInfo, shown, shown_file
 
 # ggml's type number -> name, elements per block, bytes per block
 TYPES = {
@@ -41,62 +42,82 @@ def read_gguf_header(path: Path) -> Header:
         return _Reader(data, path).header()
 
 
+def read_gguf_arrays(path: Path, keys: Collection[str]) -> dict[str, list]:
+    """The arrays of the metadata under these keys: strings or numbers. Keys the file lacks are left out."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _Reader(data, path, keys).arrays()
+
+
 class _Reader:
     """Walks the header from front to back; every length is checked against what is left of the file."""
 
-    def __init__(self, data: mmap.mmap, path: Path) -> None:
+    def __init__(self, data: mmap.mmap, path: Path, wanted: Collection[str] = ()) -> None:
         self.data = data
         self.path = path
+        self.wanted = wanted
+        self.kept: dict[str, list] = {}
+        self.end = min(len(data), LONGEST_HEADER)
         self.at = 4  # past the magic word
 
     def header(self) -> Header:
-        version = self.number("I")
-        if version not in (2, 3):
-            raise self.fault(f"GGUF version {version} is not known (2 and 3 are)")
-        tensor_count, value_count = self.number("Q"), self.number("Q")
-        # A tensor takes at least 24 bytes of header, a metadata value 13: no count may exceed what fits.
-        if tensor_count * 24 + value_count * 13 > len(self.data):
-            raise self.fault(f"{tensor_count:,} tensors and {value_count:,} metadata values cannot fit")
-        metadata, shapes = self.metadata(value_count)
+        tensor_count, value_count = self.counts()
+        metadata = self.metadata(value_count)
         entries = self.entries(tensor_count)
         word = metadata.get("general.alignment", "32")
         if not word.isdecimal() or not 0 < (alignment := int(word[:9])) <= 2**20:
             raise self.fault(f"the alignment is {shown(word)}")
         begin = -(-self.at // alignment) * alignment
-        tensors = {name: self.placed(name, shapes.get(name), entry, begin) for name, entry in entries.items()}
-        end = max((info.end for info in tensors.values()), default=begin)
-        return Header("gguf", tensors, metadata, self.size_problems(end))
+        tensors = {name: self.placed(name, entry, begin) for name, entry in entries.items()}
+        return Header("gguf", tensors, metadata, self.size_problems(self.checked_end(tensors, begin)))
 
-    def metadata(self, count: int) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
-        """Scalars and strings as words, and the original shapes; other arrays (tokens) are passed over."""
+    def arrays(self) -> dict[str, list]:
+        self.metadata(self.counts()[1])
+        return self.kept
+
+    def counts(self) -> tuple[int, int]:
+        version = self.number("I")
+        if version not in (2, 3):
+            raise self.fault(f"GGUF version {version} is not known (2 and 3 are)")
+        tensors, values = self.number("Q"), self.number("Q")
+        # A tensor takes at least 24 bytes of header, a metadata value 13: no count may exceed what fits.
+        if tensors * 24 + values * 13 > self.end:
+            raise self.fault(f"{tensors:,} tensors and {values:,} metadata values cannot fit")
+        return tensors, values
+
+    def metadata(self, count: int) -> dict[str, str]:
+        """Scalars and strings, as words. Of the arrays, original shapes and those wanted are kept."""
         values: dict[str, str] = {}
-        shapes: dict[str, tuple[int, ...]] = {}
+        seen: set[str] = set()
         for _ in range(count):
             key, kind = self.string(), self.number("I")
+            if key in seen:
+                raise self.fault(f"the metadata lists {shown(key)!r} twice")
+            seen.add(key)
             if kind == ARRAY:
-                numbers = self.array()
-                if key.startswith(ORIGINAL_SHAPE) and numbers is not None:
-                    shapes[key.removeprefix(ORIGINAL_SHAPE)] = numbers
+                self.array(key)
             elif kind == STRING:
                 values[key] = self.string()
             else:
                 values[key] = str(self.number(self.scalar(kind)))
-        return values, shapes
+        return values
 
-    def array(self) -> tuple[int, ...] | None:
-        """Step over an array; its numbers when it can be a shape."""
+    def array(self, key: str) -> None:
+        """Keep an array or step over it."""
+        keep = key in self.wanted or key.startswith(ORIGINAL_SHAPE)
         kind, count = self.number("I"), self.number("Q")
         if kind == STRING:
-            if count * 8 > len(self.data) - self.at:
+            if count * 8 > self.end - self.at:
                 raise self.fault(f"an array of {count:,} strings cannot fit")
+            if keep:
+                self.kept[key] = [self.string() for _ in range(count)]
+                return
             for _ in range(count):
                 self.skip(self.number("Q"))
-            return None
-        code = self.scalar(kind)
-        if count <= LONGEST_SHAPE and code in "BbHhIiQq":
-            return tuple(self.number(code) for _ in range(count))
+            return
+        code, start = self.scalar(kind), self.at
         self.skip(count * struct.calcsize("<" + code))
-        return None
+        if keep:
+            self.kept[key] = list(struct.unpack_from(f"<{count}{code}", self.data, start))
 
     def entries(self, count: int) -> dict[str, tuple[tuple[int, ...], int, int]]:
         entries: dict[str, tuple[tuple[int, ...], int, int]] = {}
@@ -110,20 +131,36 @@ class _Reader:
             entries[name] = (shape, self.number("I"), self.number("Q"))
         return entries
 
-    def placed(
-        self, name: str, original: tuple[int, ...] | None, entry: tuple[tuple[int, ...], int, int], begin: int
-    ) -> TensorInfo:
+    def placed(self, name: str, entry: tuple[tuple[int, ...], int, int], begin: int) -> TensorInfo:
         shape, kind, offset = entry
         if kind not in TYPES:
             raise self.fault(f"tensor {shown(name)!r} has the unknown type {kind}")
         dtype, block, block_bytes = TYPES[kind]
         elements = math.prod(shape)
-        if elements % block or elements > 2**48:
+        if elements > MOST_ELEMENTS or max(shape, default=0) > LARGEST_AXIS or (shape or (1,))[-1] % block:
             raise self.fault(f"tensor {shown(name)!r} of {dtype} has the impossible shape {list(shape)}")
-        if original is not None and math.prod(original) == elements:
-            shape = original
+        original = self.kept.get(ORIGINAL_SHAPE + name)
+        if original is not None:
+            if not _is_shape(original) or math.prod(original) != elements:
+                raise self.fault(
+                    f"tensor {shown(name)!r} has the shape {list(shape)}, and a note says "
+                    f"{shown(str(original))}"
+                )
+            shape = tuple(original)
         start = begin + offset
         return TensorInfo(dtype, shape, start, start + elements // block * block_bytes, self.path)
+
+    def checked_end(self, tensors: Mapping[str, TensorInfo], begin: int) -> int:
+        """Where the last tensor ends; two may not share a byte."""
+        end = begin
+        for name, info in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
+            if info.begin < end and info.elements:
+                raise self.fault(
+                    f"tensor {shown(name)!r} begins at byte {info.begin:,}, expected {end:,} or later: it "
+                    "overlaps the one before it"
+                )
+            end = max(end, info.end)
+        return end
 
     def size_problems(self, end: int) -> tuple[str, ...]:
         size = len(self.data)
@@ -151,9 +188,14 @@ class _Reader:
         return self.data[start : self.at].decode("utf-8", errors="replace")
 
     def skip(self, length: int) -> None:
-        if length > len(self.data) - self.at:
-            raise self.fault("the header runs past the end of the file")
+        if length > self.end - self.at:
+            limit = "the end of the file" if self.end == len(self.data) else f"{LONGEST_HEADER:,} bytes"
+            raise self.fault(f"the header runs past {limit}")
         self.at += length
 
     def fault(self, what: str) -> WanError:
         return WanError(f"{shown_file(self.path)}: {what}; {DAMAGED}")
+
+
+def _is_shape(value: list) -> bool:
+    return len(value) <= LONGEST_SHAPE and all(type(axis) is int and axis > 0 for axis in value)

@@ -6,7 +6,11 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-LONGEST_SHOWN = 96
+from ..errors import shown
+
+LONGEST_HEADER = 100_000_000  # bytes, safetensors' own limit; a 14B model's header has about 150 kB
+MOST_ELEMENTS = 2**48  # of one tensor
+LARGEST_AXIS = 2**40
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,6 @@ class Header:
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
-
-
-def shown(text: str) -> str:
-    """A name from a file nobody has vetted, fit for one line of a message: printable and not endless."""
-    printable = "".join(character if character.isprintable() else "?" for character in text)
-    return printable if len(printable) <= LONGEST_SHOWN else printable[:LONGEST_SHOWN] + "..."
 
 
 def shown_file(path: str | Path) -> str:

@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 
 from ..errors import WanError
-from .header import Header, TensorInfo, shown, shown_file
+from .header import LARGEST_AXIS, LONGEST_HEADER, MOST_ELEMENTS, Header, TensorInfo, shown, shown_file
 
 DTYPE_BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
@@ -26,9 +26,6 @@ DTYPE_BITS = {
     "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
     "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
-LONGEST_HEADER = 100_000_000  # the format's own limit; a 14B model's header is about 150 kB
-MOST_ELEMENTS = 2**48
-LARGEST_AXIS = 2**40
 MOST_AXES = 8
 DAMAGED = "the file is damaged or not a safetensors file; download it again"
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from ..errors import WanError
 from ..variants import Variant
 from ..variants.variant import DENSE, HIGH_NOISE, LOW_NOISE
-from .checkpoint import Checkpoint, same_weights
+from .checkpoint import Checkpoint
 from .configs import transformer_config, umt5_config
 from .inspection import FAMILY_WORDS
 from .layouts import TRANSFORMER, UMT5, VAE_2_1, VAE_2_2
 from .pairs import expert_of
+from .twins import same_weights
 
 log = logging.getLogger("wancore")
 

@@ -31,6 +31,7 @@ from .checkpoints import (
     inspect,
     load_module,
     open_checkpoint,
+    tokenizer_of,
     transformer_config,
     umt5_config,
     vae_config,
@@ -124,7 +125,7 @@ def load_pipeline(
         experts=experts,
         text_encoder=text_encoder,
         vae=vae,
-        tokenizer=_tokenizer(text_encoder),
+        tokenizer=tokenizer_of(text_encoder),
         device=device,
         dtype=dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16),
     )
@@ -329,16 +330,6 @@ def _only(
     seen = ", ".join(f"{Path(one.file).name}: {one.words}" for one in found[:6]) or "none at all"
     damaged = next((f"; {one.problems[0]}" for one in found if one.problems), "")
     raise WanError(f"{folder}: no {part} of {variant.title} among its files ({seen}){hint}{damaged}")
-
-
-def _tokenizer(text_encoder: Checkpoint) -> Tokenizer:
-    """The tokenizer inside the text encoder's file, or beside it as spiece.model or tokenizer.json."""
-    spiece = text_encoder.spiece_model()
-    return (
-        Tokenizer.from_path(text_encoder.path.parent)
-        if spiece is None
-        else Tokenizer.from_spiece(spiece, text_encoder.file)
-    )
 
 
 def _load_vae(pipeline: Pipeline) -> VideoVAE:

@@ -275,6 +275,12 @@ HIGH, LOW = "high_noise", "low_noise"
         ("wan_lowvram.safetensors", None),
         ("wan_low_vram.safetensors", None),
         ("wan_high_low_merged.safetensors", None),
+        ("Wan2.2-T2V-A14B-Diffusers/transformer", HIGH),
+        ("Wan2.2-T2V-A14B-Diffusers/transformer_2", LOW),
+        ("transformer/diffusion_pytorch_model-00001-of-00012.safetensors", HIGH),
+        ("transformer_2/diffusion_pytorch_model-00001-of-00012.safetensors", LOW),
+        ("transformer/wan_low_noise.safetensors", LOW),
+        ("wan_transformer_2.safetensors", None),
         ("wan_2.1_vae.safetensors", None),
         ("low/high/model/wan.safetensors", None),
     ],
@@ -291,6 +297,7 @@ def test_expert_by_name(name: str, expert: str | None):
         ("KJ\\Wan2_2-T2V-HIGH_fp8.safetensors", "KJ/Wan2_2-T2V-LOW_fp8.safetensors"),
         ("HighNoise/wan-HighNoise-Q4.gguf", "LowNoise/wan-LowNoise-Q4.gguf"),
         ("odd/Wan HIGH noise v1.safetensors", "odd/wan-lownoise-v1.safetensors"),
+        ("transformer/model-00001-of-00002.safetensors", "transformer_2/model-00001-of-00002.safetensors"),
         ("wan2.2_t2v_high_noise_14B_fp8.safetensors", None),
         ("other/wan2.2_t2v_high_noise_14B_fp16.safetensors", None),
         ("wan_2.1_vae.safetensors", None),
@@ -304,6 +311,7 @@ def test_partner_by_name(path: str, partner: str | None):
         "KJ/Wan2_2-T2V-LOW_fp8.safetensors",
         "LowNoise/wan-LowNoise-Q4.gguf",
         "odd/wan-lownoise-v1.safetensors",
+        "transformer_2/model-00001-of-00002.safetensors",
     ]
     assert find_partner(path, candidates) == partner
 

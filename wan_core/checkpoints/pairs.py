@@ -18,6 +18,8 @@ _ALONE = re.compile(
     + r"(?![a-z])(?![ _.\-]*(?:res|quality|v?ram|mem|detail|poly|step|rank|fps|light|contrast|motion|speed))",
     re.IGNORECASE,
 )
+# diffusers' folders, whole names: the high-noise expert is transformer, the low-noise one transformer_2.
+_FOLDER = re.compile(r"^transformer(?:_2)?$")
 
 
 def expert_of(name: str) -> str | None:
@@ -52,11 +54,12 @@ def _parts(name: str) -> list[str]:
 
 def _marks(part: str) -> list[re.Match[str]]:
     """Where a name says high or low. "noise" beside it settles it; alone, other meanings are left out."""
-    return list(_WITH_NOISE.finditer(part)) or list(_ALONE.finditer(part))
+    return list(_WITH_NOISE.finditer(part)) or list(_ALONE.finditer(part)) or list(_FOLDER.finditer(part))
 
 
 def _expert(mark: re.Match[str]) -> str:
-    return HIGH_NOISE if mark[0].lower().startswith("high") else LOW_NOISE
+    word = mark[0].lower()
+    return LOW_NOISE if word.startswith("low") or word.endswith("_2") else HIGH_NOISE
 
 
 def _without_expert(name: str, expert: str) -> tuple[str, ...]:

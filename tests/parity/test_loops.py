@@ -1,7 +1,7 @@
-"""Whole sampling loops against the released pipelines.
+"""Whole sampling loops against the released pipelines: small networks with the recorded weights.
 
-T2V runs two small networks with the recorded weights through our transformer, guidance, solver and switch.
-I2V and TI2V replay the recorded predictions, which leaves the loop: their conditioning is not built yet.
+I2V starts from the recorded picture and goes through our VAE (that of vae21_d8) to the recorded video; for
+TI2V the recorded latent stands in for its VAE, whose weights were not recorded.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from wan_core.models.latent_scale import denormalize_latent, normalize_latent
 from wan_core.models.transformer import TransformerConfig, WanTransformer
+from wan_core.models.vae_2_1 import VAEConfig, WanVAE
 from wan_core.sampling.denoise import denoise
 from wan_core.sampling.experts import plan_experts
 from wan_core.sampling.noise import make_noise
 from wan_core.schedulers import make_schedule
-from wan_core.variants import Conditioning
+from wan_core.variants import I2V_A14B, TI2V_5B
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = {"high": "high_noise", "low": "low_noise", "model": "dense"}
 TOLERANCE = 2e-5
+FRAMES = 9
 
 
 class Case:
@@ -34,7 +37,7 @@ class Case:
     def __getitem__(self, key):
         return self.tensors[key]
 
-    def run(self, experts, context=True, negative_context=False, noise=None, **options):
+    def run(self, experts, conditioning=None):
         """Sample as recorded; (final latent without its batch axis, the steps' infos, the plan)."""
         meta, infos = self.meta, []
         schedule = make_schedule(meta["sample_solver"], meta["sampling_steps"], meta["shift"])
@@ -42,58 +45,31 @@ class Case:
         scale = meta["guide_scale"]
         # The released tuple starts with the low-noise guidance.
         scales = {"low_noise": scale[0], "high_noise": scale[1]} if isinstance(scale, list) else scale
-        noise = self.noise() if noise is None else noise
-        latent = denoise(
-            noise, experts, context, negative_context, scales, schedule, plan, infos.append, **options
-        )
+        noise = make_noise(tuple(self["noise"].shape), meta["seed"])
+        assert torch.equal(noise[0], self["noise"])
+        contexts = self["ctx"].unsqueeze(0), self["ctx_null"].unsqueeze(0)
+        latent = denoise(noise, experts, *contexts, scales, schedule, plan, infos.append, conditioning)
         assert [info.timestep for info in infos] == meta["timesteps"]
         assert [info.expert for info in infos] == [NAMES[name] for name in meta["experts"]]
         return latent[0], infos, plan
 
-    def noise(self):
-        noise = make_noise(tuple(self["noise"].shape), self.meta["seed"])
-        assert torch.equal(noise[0], self["noise"])
-        return noise
+    @property
+    def picture(self):
+        return self["image_u8"].float() / 255.0
 
-
-class Replay:
-    """Both experts of a recorded run: checks each question, answers as recorded."""
-
-    def __init__(self, case):
-        self.case, self.asked = case, 0
-
-    def at(self, name):
-        return self
-
-    def __call__(self, latent, timestep, is_prompt):
-        step, self.asked = self.asked // 2, self.asked + 1
-        assert set(timestep.unique().tolist()) - {0} == {self.case.meta["timesteps"][step]}
-        close(latent[0], self.case["model_inputs"][step])
-        return self.case["cond_out" if is_prompt else "uncond_out"][step].unsqueeze(0)
-
-
-def close(ours, recorded):
-    torch.testing.assert_close(ours, recorded, rtol=0, atol=TOLERANCE)
-
-
-def tiny_expert(case, name):
-    """One recorded network, float32, heads of 32."""
-    released = case.meta["config"]
-    fields = ("dim", "ffn_dim", "num_heads", "num_layers", "freq_dim", "text_dim", "text_len", "eps")
-    model = WanTransformer(TransformerConfig(**{field: released[field] for field in fields}))
-    prefix = f"w.{name}."
-    weights = {
-        key.removeprefix(prefix): value for key, value in case.tensors.items() if key.startswith(prefix)
-    }
-    model.load_state_dict({key: value.float() for key, value in weights.items()}, strict=True)
-    return model.eval()
+    def size(self, variant):
+        """(width, height) that the released rule gives the picture."""
+        height, width, _ = self["image_u8"].shape
+        return variant.size_for_image(width, height, self.meta["max_area"], "released")
 
 
 class Loaded:
-    """Experts that note every change, and every latent the network is asked about."""
+    """The recorded networks; they note every change, and every latent they are asked about."""
 
-    def __init__(self, models):
-        self.models, self.switches, self.inputs = models, [], []
+    def __init__(self, case, **swapped):
+        recorded = sorted({key.split(".")[1] for key in case.tensors if key.startswith("w.")})
+        self.models = {NAMES[name]: tiny_expert(case, swapped.get(name, name)) for name in recorded}
+        self.switches, self.inputs = [], []
 
     def at(self, name):
         self.switches.append(name)
@@ -104,15 +80,48 @@ class Loaded:
 
         return predict
 
+    def check_inputs(self, recorded):
+        """Each step asks twice, for the prompt and against it, about the recorded latent."""
+        for step, latent in enumerate(recorded):
+            close(self.inputs[2 * step][: len(latent)], latent)
+            assert torch.equal(self.inputs[2 * step], self.inputs[2 * step + 1])
 
-def test_t2v_loop_with_both_networks():
+
+def close(ours, recorded):
+    torch.testing.assert_close(ours, recorded, rtol=0, atol=TOLERANCE)
+
+
+def tiny_expert(case, name):
+    """One recorded network, float32, heads of 32."""
+    released = case.meta["config"]
+    fields = ("dim", "ffn_dim", "num_heads", "num_layers", "freq_dim", "text_dim", "text_len", "eps")
+    config = TransformerConfig(
+        in_channels=released["in_dim"],
+        out_channels=released["out_dim"],
+        **{field: released[field] for field in fields},
+    )
+    model = WanTransformer(config)
+    prefix = f"w.{name}."
+    weights = {
+        key.removeprefix(prefix): value for key, value in case.tensors.items() if key.startswith(prefix)
+    }
+    model.load_state_dict({key: value.float() for key, value in weights.items()}, strict=True)
+    return model.eval()
+
+
+def tiny_vae():
+    golden = load_file(GOLDEN / "vae21_d8.safetensors")
+    vae = WanVAE(VAEConfig(dim=8))
+    vae.load_state_dict({key[2:]: value.float() for key, value in golden.items() if key.startswith("w.")})
+    return vae.eval().requires_grad_(False)
+
+
+def test_t2v_loop():
     case = Case("t2v")
-    experts = Loaded({"high_noise": tiny_expert(case, "high"), "low_noise": tiny_expert(case, "low")})
-    latent, infos, plan = case.run(experts, case["ctx"].unsqueeze(0), case["ctx_null"].unsqueeze(0))
+    experts = Loaded(case)
+    latent, infos, plan = case.run(experts)
     close(latent, case["final_latent"])
-    for step, recorded in enumerate(case["model_inputs"]):
-        close(experts.inputs[2 * step], recorded)
-        assert torch.equal(experts.inputs[2 * step], experts.inputs[2 * step + 1])
+    experts.check_inputs(case["model_inputs"])
     assert plan.switch == 6
     assert experts.switches == ["high_noise", "low_noise"]
     close(infos[-1].denoised[0], infos[-1].latent[0])
@@ -121,25 +130,65 @@ def test_t2v_loop_with_both_networks():
 def test_swapped_experts_give_another_latent():
     """What the agreement above is worth: it is lost when the experts trade places."""
     case = Case("t2v")
-    swapped = Loaded({"high_noise": tiny_expert(case, "low"), "low_noise": tiny_expert(case, "high")})
-    latent, _, _ = case.run(swapped, case["ctx"].unsqueeze(0), case["ctx_null"].unsqueeze(0))
+    latent, _, _ = case.run(Loaded(case, high="low", low="high"))
     assert (latent - case["final_latent"]).abs().max() > 0.01
 
 
-def test_i2v_loop_on_recorded_predictions():
-    case = Case("i2v")
-    replay = Replay(case)
-    latent, _, plan = case.run(replay)
+def test_i2v_from_a_picture_to_the_video():
+    case, vae = Case("i2v"), tiny_vae()
+    width, height = case.size(I2V_A14B)
+    given = I2V_A14B.prepare(
+        case.picture, None, FRAMES, height, width, lambda video: normalize_latent(vae.encode(video))
+    )
+    close(given.channels[0], case["y"])
+    experts = Loaded(case)
+    latent, _, plan = case.run(experts, given)
     close(latent, case["final_latent"])
+    experts.check_inputs(case["model_inputs"])
+    assert torch.equal(experts.inputs[0][16:], given.channels[0])
     assert plan.switch == 3
-    assert replay.asked == 16
+    video = vae.decode(denormalize_latent(latent.unsqueeze(0)))[0].clamp(-1.0, 1.0)
+    torch.testing.assert_close(video, case["video"], rtol=0, atol=1e-4)
 
 
-def test_ti2v_loop_keeps_its_first_frame_clean():
-    case = Case("ti2v")
-    mask = torch.ones(1, 1, 3, 1, 1)
-    mask[:, :, 0] = 0.0
-    given = Conditioning(clean_latent=case["vae_encode_output"].unsqueeze(0), denoise_mask=mask)
-    latent, _, plan = case.run(Replay(case), conditioning=given)
+def test_i2v_needs_its_channels_to_agree():
+    """Without the mask, or with the latent before the mask, the answer is another."""
+    case = Case("i2v")
+    given = I2V_A14B.prepare(case.picture, None, FRAMES, 32, 64, lambda _: case["y"][None, 4:])
+    wrong = given.channels.clone()
+    wrong[:, :4] = 0.0
+    for channels in (wrong, given.channels.roll(-4, dims=1)):
+        latent, _, _ = case.run(Loaded(case), type(given)(channels=channels))
+        assert (latent - case["final_latent"]).abs().max() > 0.01
+
+
+def test_ti2v_from_a_picture_keeps_its_first_frame_clean():
+    case, encoded = Case("ti2v"), []
+    width, height = case.size(TI2V_5B)
+
+    def encode(video):
+        encoded.append(video[0])
+        return case["vae_encode_output"].unsqueeze(0)
+
+    given = TI2V_5B.prepare(case.picture, None, FRAMES, height, width, encode)
+    close(encoded[0], case["vae_encode_input_first_frame"])
+    experts = Loaded(case)
+    latent, infos, plan = case.run(experts, given)
     close(latent, case["final_latent"])
+    experts.check_inputs(case["model_inputs"])
     assert plan.switch is None
+    assert all(torch.equal(info.latent[0, :, :1], case["vae_encode_output"]) for info in infos)
+
+
+def test_ti2v_told_one_time_for_all_tokens_gives_another_latent():
+    case = Case("ti2v")
+    given = TI2V_5B.prepare(
+        case.picture, None, FRAMES, 64, 96, lambda _: case["vae_encode_output"].unsqueeze(0)
+    )
+
+    class OneTime(type(given)):
+        def timesteps(self, timestep, latent):
+            return torch.full((1,), timestep)
+
+    latent, _, _ = case.run(Loaded(case), OneTime(None, given.clean_latent, given.denoise_mask))
+    assert (latent - case["final_latent"]).abs().max() > 0.01

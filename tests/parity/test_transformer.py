@@ -24,7 +24,15 @@ CASES = [
     ("dit_t2v_hd32", "ragged_batch", 0),
     ("dit_t2v_hd32", "ragged_batch", 1),
     ("dit_t2v_hd32", "f81lat", 0),
+    ("dit_i2v_hd32", "f1", 0),
     ("dit_i2v_hd32", "f3", 0),
+    ("dit_i2v_hd32", "f4", 0),
+    ("dit_i2v_hd32", "f21", 0),
+    ("dit_ti2v_hd48", "scalar_t", 0),
+    ("dit_ti2v_hd48", "f1_i2v", 0),
+    ("dit_ti2v_hd48", "f3_i2v", 0),
+    ("dit_ti2v_hd48", "f21_i2v", 0),
+    ("dit_ti2v_hd48", "per_token_padded", 0),
 ]
 
 

@@ -8,7 +8,9 @@ from comfy_api.latest import ComfyExtension, io
 from ..wan_core.tiny import weights_dir
 from .decode import WanCoreDecode
 from .empty_video_latent import WanCoreEmptyVideoLatent
+from .example_image import WanCoreExampleImage
 from .expert_plan import WanCoreExpertPlan
+from .image_to_video import WanCoreImageToVideo
 from .load_model import WanCoreLoadModel
 from .load_text_encoder import WanCoreLoadTextEncoder
 from .load_vae import WanCoreLoadVAE
@@ -26,6 +28,8 @@ NODES: list[type[io.ComfyNode]] = [
     WanCoreDecode,
     WanCoreSaveVideo,
     WanCoreExpertPlan,
+    WanCoreImageToVideo,
+    WanCoreExampleImage,
 ]
 
 MODEL_FOLDERS = ("diffusion_models", "text_encoders", "vae")

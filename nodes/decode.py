@@ -40,8 +40,8 @@ class WanCoreDecode(io.ComfyNode):
         latent = samples["samples"]
         if latent.ndim != 5 or latent.shape[0] != 1:
             raise WanError(
-                f"samples: shape {tuple(latent.shape)} is not one video (1, 16, frames, height, width); "
-                "decode the latent of one Wan video at a time"
+                f"samples: shape {tuple(latent.shape)} is not one video (1, channels, frames, height, "
+                "width); decode the latent of one Wan video at a time"
             )
         if isinstance(vae, VAEHandle):
             return io.NodeOutput(torch.cat(list(vae.decode(latent))))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import comfy.model_management as mm
-import torch
 from comfy_api.latest import io
 
 from ..wan_core.errors import WanError
 from ..wan_core.request import MAX_FRAMES, MAX_SIDE, check_frames, check_side
-from ..wan_core.variants import T2V_A14B
+from ..wan_core.variants import T2V_A14B, TI2V_5B
+from .conditioning import empty_latent
 from .sockets import CATEGORY
 
 WIDTH, HEIGHT = 832, 480
+MODELS = {"T2V-A14B": T2V_A14B, "TI2V-5B": TI2V_5B}
 
 
 class WanCoreEmptyVideoLatent(io.ComfyNode):
-    """An all-zero LATENT (1, 16, (frames - 1) / 4 + 1, height / 8, width / 8)."""
+    """An all-zero LATENT: (1, 16, (frames - 1) / 4 + 1, height / 8, width / 8), or 48 channels and / 16."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -33,7 +33,7 @@ class WanCoreEmptyVideoLatent(io.ComfyNode):
                     min=side,
                     max=MAX_SIDE,
                     step=side,
-                    tooltip=f"Pixels, a multiple of {side}.",
+                    tooltip=f"Pixels, a multiple of {side} ({TI2V_5B.size_multiple} for TI2V-5B).",
                 ),
                 io.Int.Input(
                     "height",
@@ -41,7 +41,7 @@ class WanCoreEmptyVideoLatent(io.ComfyNode):
                     min=side,
                     max=MAX_SIDE,
                     step=side,
-                    tooltip=f"Pixels, a multiple of {side}.",
+                    tooltip=f"Pixels, a multiple of {side} ({TI2V_5B.size_multiple} for TI2V-5B).",
                 ),
                 io.Int.Input(
                     "frames",
@@ -50,6 +50,13 @@ class WanCoreEmptyVideoLatent(io.ComfyNode):
                     max=MAX_FRAMES,
                     step=T2V_A14B.vae_stride[0],
                     tooltip="One more than a multiple of 4. At 16 frames a second, 81 last five seconds.",
+                ),
+                io.Combo.Input(
+                    "model",
+                    options=list(MODELS),
+                    default=next(iter(MODELS)),
+                    optional=True,  # graphs saved before it came do without
+                    tooltip="Which model the latent is for: their VAEs differ.",
                 ),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="For WanCore's Sampler.")],
@@ -71,12 +78,9 @@ class WanCoreEmptyVideoLatent(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, width: int, height: int, frames: int) -> io.NodeOutput:
-        every, down, across = T2V_A14B.vae_stride
-        check_frames(frames, every)
-        check_side("width", width, T2V_A14B.size_multiple)
-        check_side("height", height, T2V_A14B.size_multiple)
-        shape = (1, T2V_A14B.latent_channels, (frames - 1) // every + 1, height // down, width // across)
-        # The ratio is core's note by which its own samplers fit an empty latent to other models.
-        samples = torch.zeros(shape, device=mm.intermediate_device())
-        return io.NodeOutput({"samples": samples, "downscale_ratio_spacial": down})
+    def execute(cls, width: int, height: int, frames: int, model: str = "T2V-A14B") -> io.NodeOutput:
+        variant = MODELS[model]
+        check_frames(frames, variant.vae_stride[0])
+        check_side("width", width, variant.size_multiple)
+        check_side("height", height, variant.size_multiple)
+        return io.NodeOutput(empty_latent(variant, width, height, frames))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..wan_core.checkpoints import (
+    Checkpoint,
     check_pair,
     open_checkpoint,
     require,
@@ -23,10 +25,13 @@ from ..wan_core.errors import WanError
 from ..wan_core.models.transformer import TransformerConfig, WanTransformer
 from ..wan_core.models.umt5 import UMT5Encoder
 from ..wan_core.models.vae import make_vae
+from ..wan_core.models.vae_2_1 import VAEConfig
+from ..wan_core.models.vae_2_2 import VAE22Config
 from ..wan_core.models.video_vae import to_frames
 from ..wan_core.sampling.experts import HIGH_NOISE, LOW_NOISE
 from ..wan_core.text.tokenizer import MAX_TOKENS, Tokenizer
-from ..wan_core.variants import T2V_A14B
+from ..wan_core.variants import TI2V_5B, Variant, variant_for_task
+from ..wan_core.variants.variant import DENSE
 from .hosting import Hosted, Progress, StepProgress, host, resting
 
 # The scores and their bias at 512 tokens of UMT5-XXL, and one layer's weights in float32.
@@ -42,15 +47,16 @@ WEIGHT_DTYPES = {
 
 @dataclass(frozen=True)
 class ModelHandle:
-    """The two experts of one model by name, each with a patcher of its own."""
+    """The networks of one model by the name of the expert, each with a patcher of its own."""
 
+    variant: Variant
     config: TransformerConfig
     experts: dict[str, Hosted]
 
     @property
     def patcher(self) -> comfy.model_patcher.ModelPatcher:
         """The patcher core looks at when it weighs what a node's output costs."""
-        return self.experts[HIGH_NOISE].patcher
+        return self.get_models()[0]
 
     def get_models(self) -> list[comfy.model_patcher.ModelPatcher]:
         return [expert.patcher for expert in self.experts.values()]
@@ -59,22 +65,30 @@ class ModelHandle:
         return all(expert.is_dynamic() for expert in self.experts.values())
 
 
-def load_model(high: Path, low: Path, dtype: torch.dtype | None) -> ModelHandle:
-    """Both experts of a text-to-video model. Raises WanError for files that are no such pair."""
-    files = {HIGH_NOISE: open_checkpoint(high), LOW_NOISE: open_checkpoint(low)}
-    for role, file in files.items():
-        require(file, role, T2V_A14B)
-    check_pair(files[HIGH_NOISE], files[LOW_NOISE])
-    config = transformer_config(files[HIGH_NOISE].header)
+def load_model(path: Path, low: Path | None, dtype: torch.dtype | None) -> ModelHandle:
+    """The two experts of a model, or without `low` its only network. Raises WanError for what is neither."""
+    files = checked_files(path, low)
+    first = next(iter(files.values()))
+    config = transformer_config(first.header)
     device, resting_device = mm.get_torch_device(), mm.unet_offload_device()
     compute = compute_dtype(device, dtype)
     experts = {}
     for role, file in files.items():
-        # float32 on a GPU would be 57 GB for each 14B expert; the command line rounds it, too.
-        kept = compute if file.inspection.quantization == "float32" else None
-        experts[role] = host(WanTransformer, config, file, device, resting_device, dtype or kept)
+        kept = dtype or file.rounding(compute)
+        experts[role] = host(WanTransformer, config, file, device, resting_device, kept, compute)
         experts[role].module.compute_dtype = compute
-    return ModelHandle(config, experts)
+    return ModelHandle(variant_for_task(first.inspection.task), config, experts)
+
+
+def checked_files(path: Path, low: Path | None) -> dict[str, Checkpoint]:
+    """The files of one model by the name of the expert. Raises WanError for files that are no model."""
+    if low is None:
+        return {DENSE: require(open_checkpoint(path), DENSE, TI2V_5B)}
+    high_file, low_file = open_checkpoint(path), open_checkpoint(low)
+    require(high_file, HIGH_NOISE)
+    require(low_file, LOW_NOISE, variant_for_task(high_file.inspection.task))
+    check_pair(high_file, low_file)
+    return {HIGH_NOISE: high_file, LOW_NOISE: low_file}
 
 
 def compute_dtype(device: torch.device, chosen: torch.dtype | None) -> torch.dtype:
@@ -153,31 +167,52 @@ def load_text_encoder(path: Path) -> TextEncoderHandle:
 
 @dataclass(frozen=True)
 class VAEHandle(Hosted):
-    """A Wan2.1 VAE."""
+    """A VAE of either kind."""
+
+    @property
+    def latent_channels(self) -> int:
+        """16 of a Wan2.1 VAE, 48 of a Wan2.2 VAE; core's VAE has it under this name, too."""
+        return self.module.config.latent_channels
+
+    def encode(self, video: Tensor) -> Tensor:
+        """Video (1, 3, T, H, W) in -1..1 to the raw latent (1, C, (T - 1) / 4 + 1, h, w)."""
+        self.load(encode_bytes(self.module.config, video.shape))
+        return resting(self.module.encode(video.to(self.device, torch.float32)))
 
     def decode(self, latent: Tensor) -> Iterator[Tensor]:
-        """Raw latent (1, 16, F, h, w) to frames (n, 8h, 8w, 3) in 0..1, one latent frame at a time."""
+        """Raw latent (1, C, F, h, w) to frames (n, H, W, 3) in 0..1, one latent frame at a time."""
         _, channels, count, height, width = latent.shape
-        wanted = self.module.config.latent_channels
-        if channels != wanted:
+        if channels != self.latent_channels:
             raise WanError(
-                f"samples: {channels} channels, and this VAE decodes {wanted}; use the VAE of the model"
+                f"samples: {channels} channels, and this VAE decodes {self.latent_channels}; use the VAE of "
+                "the model"
             )
         progress = Progress(count)
-        self.load(decode_bytes(self.module.config.dim, height, width))
+        self.load(decode_bytes(self.module.config, height, width))
         chunks = self.module.decode_chunks(latent.to(self.device, torch.float32))
-        for done, chunk in enumerate(chunks, start=1):  # (1, 3, n, 8h, 8w) in -1..1
+        for done, chunk in enumerate(chunks, start=1):  # (1, 3, n, H, W) in -1..1
             yield resting(to_frames(chunk))
             progress.update(done)
 
 
-def decode_bytes(dim: int, height: int, width: int) -> int:
-    """What decoding one latent frame holds: its four frames at full width in float32, 12 times, and room."""
-    return 15 * 4 * (4 * dim) * (8 * height) * (8 * width)
+def decode_bytes(config: VAEConfig | VAE22Config, height: int, width: int) -> int:
+    """What decoding one latent frame (height x width cells) holds: its four frames at full width, and room.
+
+    In float32, 12 times in a Wan2.1 VAE; the shortcuts of a Wan2.2 VAE take a third more. Both are widest at
+    8 x 8 points to a cell.
+    """
+    widest, copies = (config.decoder_dim, 20) if isinstance(config, VAE22Config) else (config.dim, 15)
+    return copies * 4 * (4 * widest) * (8 * height) * (8 * width)
+
+
+def encode_bytes(config: VAEConfig | VAE22Config, video: torch.Size) -> int:
+    """What encoding a video (1, 3, T, H, W) holds: itself, and four of its frames at full width, as above."""
+    points = video[-2] * video[-1] // (4 if isinstance(config, VAE22Config) else 1)  # it joins 2 x 2 pixels
+    return 15 * 4 * (4 * config.dim) * points + 4 * math.prod(video)
 
 
 def load_vae(path: Path) -> VAEHandle:
-    """A Wan2.1 VAE, computing in float32 as released. Raises WanError for a file that is none."""
-    file = require(open_checkpoint(path), "vae", T2V_A14B)
+    """A VAE of either kind, computing in float32 as released. Raises WanError for a file that is none."""
+    file = require(open_checkpoint(path), "vae")
     hosted = host(make_vae, vae_config(file.header), file, mm.vae_device(), mm.vae_offload_device())
     return VAEHandle(hosted.patcher)

@@ -6,6 +6,7 @@ cast their weights (`comfy.ops`), a patcher that decides what is resident, and t
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +26,11 @@ from torch import Tensor, nn
 from ..wan_core.checkpoints import Checkpoint, audit, fill
 from ..wan_core.errors import WanError
 from ..wan_core.sampling.denoise import StepInfo
+from ..wan_core.variants.variant import DENSE
 from .quantized import into_core
+
+# As Hugging Face's tools number them: model-00002-of-00006.safetensors.
+LATER_PIECE = re.compile(r"-(?!0*1-)\d+-of-\d+\.\w+$")
 
 # Layers that cast each weight to its input's dtype and device on use, and look for an interrupt each time.
 CORE_LAYERS = comfy.ops.manual_cast
@@ -111,7 +116,7 @@ class StepProgress(Progress):
     @contextmanager
     def loading(self, expert: str) -> Iterator[None]:
         """While an expert comes in."""
-        say(f"loading the {expert_words(expert)} expert")
+        say(f"loading the {expert_words(expert)}")
         yield
         self.since, self.steps = time.monotonic(), 0
 
@@ -120,13 +125,12 @@ class StepProgress(Progress):
         self.update(info.index + 1)
         self.steps += 1
         pace = (time.monotonic() - self.since) / self.steps
-        expert = expert_words(info.expert)
-        say(f"step {info.index + 1} of {info.total}, {expert} expert, {pace:.1f} s per step")
+        say(f"step {info.index + 1} of {info.total}, {expert_words(info.expert)}, {pace:.1f} s per step")
 
 
 def expert_words(expert: str) -> str:
-    """An expert's name as people write it: high-noise."""
-    return expert.replace("_", "-")
+    """Who works, as people say it: high-noise expert."""
+    return "model" if expert == DENSE else f"{expert.replace('_', '-')} expert"
 
 
 def say(text: str) -> None:
@@ -141,8 +145,16 @@ def say(text: str) -> None:
 
 
 def model_files(folder: str) -> list[str]:
-    """What a loader lists: the names of the files in one of ComfyUI's model folders."""
-    return folder_paths.get_filename_list(folder)
+    """What a loader lists: the names of the files in one of ComfyUI's model folders, GGUF among them.
+
+    Core lists no GGUF, and keeps the lists it made by folder name, so ours has a name of its own. Of a model
+    in pieces the first stands for all.
+    """
+    listed = f"wancore_{folder}"
+    if listed not in folder_paths.folder_names_and_paths:
+        paths, extensions = folder_paths.folder_names_and_paths[folder]
+        folder_paths.folder_names_and_paths[listed] = (paths, {*extensions, ".gguf"})
+    return [name for name in folder_paths.get_filename_list(listed) if not LATER_PIECE.search(name)]
 
 
 def if_there(name: str, files: list[str]) -> str | None:

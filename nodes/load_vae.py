@@ -13,7 +13,7 @@ BUILT_IN = "wan_tiny_vae.safetensors"
 
 
 class WanCoreLoadVAE(io.ComfyNode):
-    """A VAE file to a handle for WanCore's Decode."""
+    """A VAE file to a handle for WanCore's Decode and Image to Video."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -22,18 +22,19 @@ class WanCoreLoadVAE(io.ComfyNode):
             node_id="WanCoreLoadVAE",
             display_name="Load VAE (WanCore)",
             category=CATEGORY,
-            description="Loads a Wan2.1 VAE, which the Wan2.2 A14B models use. ComfyUI's own VAE loader may "
-            "take its place.",
+            description="Loads the Wan2.1 VAE, which the A14B models use, or the Wan2.2 VAE, which TI2V-5B "
+            "uses. ComfyUI's own VAE loader may take its place.",
             search_aliases=["wan vae"],
             inputs=[
                 io.Combo.Input(
                     "vae_name",
                     options=files,
                     default=if_there(BUILT_IN, files),
-                    tooltip="A Wan2.1 VAE in models/vae, or the built-in wan_tiny_vae.",
+                    tooltip="A VAE in models/vae: for A14B wan_2.1_vae, for TI2V-5B wan2.2_vae; or the "
+                    "built-in model's.",
                 ),
             ],
-            outputs=[WanVAE.Output(display_name="vae", tooltip="For WanCore's Decode.")],
+            outputs=[WanVAE.Output(display_name="vae", tooltip="For Decode and Image to Video.")],
         )
 
     @classmethod

@@ -1,8 +1,6 @@
-"""WanCoreSampler: noise to latent, both experts in one node."""
+"""WanCoreSampler: noise to latent, all experts in one node."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from comfy_api.latest import io
@@ -13,18 +11,19 @@ from ..wan_core.models.latent_scale import denormalize_latent
 from ..wan_core.models.transformer import TransformerConfig
 from ..wan_core.sampling.denoise import denoise
 from ..wan_core.sampling.experts import HIGH_NOISE, LOW_NOISE, plan_experts
-from ..wan_core.sampling.guidance import guidance_by_expert
 from ..wan_core.sampling.noise import MAX_SEED, make_noise
 from ..wan_core.schedulers import make_schedule
-from ..wan_core.variants import T2V_A14B
+from ..wan_core.variants import T2V_A14B, TI2V_5B, Variant
+from ..wan_core.variants.variant import DENSE
 from .bounds import Least
+from .conditioning import DOWNSCALE, Latent, Texts, holds_video, read_conditioning
 from .expert_plan import schedule_inputs
 from .handles import HostedExperts, ModelHandle, check_length
 from .hosting import StepProgress, resting
 from .sockets import CATEGORY, WanModel
 
 # What core notes about a latent's size for as long as nothing is in it.
-OF_EMPTY_LATENTS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
+OF_EMPTY_LATENTS = (DOWNSCALE, "downscale_ratio_temporal")
 
 
 class WanCoreSampler(io.ComfyNode):
@@ -38,13 +37,14 @@ class WanCoreSampler(io.ComfyNode):
             display_name="Sampler (WanCore)",
             category=CATEGORY,
             description="Denoises with the high-noise expert down to the boundary and with the low-noise "
-            "expert from there. A seed means the same noise on every machine.",
+            "expert from there; TI2V-5B is one network, for which boundary and cfg_low mean nothing. A seed "
+            "means the same noise on every machine.",
             search_aliases=["ksampler", "wan sampler", "denoise"],
             inputs=[
-                WanModel.Input("model", tooltip="Both experts, from WanCore's Load Model."),
+                WanModel.Input("model", tooltip="From WanCore's Load Model."),
                 io.Conditioning.Input("positive", tooltip="What the video should show."),
                 io.Conditioning.Input("negative", tooltip="What it should not show."),
-                io.Latent.Input("latent", tooltip="The size of the video: an empty latent."),
+                io.Latent.Input("latent", tooltip="Its size: an empty latent, or that of Image to Video."),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -56,8 +56,10 @@ class WanCoreSampler(io.ComfyNode):
                 steps,
                 shift,
                 boundary,
-                guidance_input("cfg_high", T2V_A14B.guidance_scale_high, "high-noise"),
-                guidance_input("cfg_low", T2V_A14B.guidance_scale_low, "low-noise"),
+                guidance_input(
+                    "cfg_high", T2V_A14B.guidance_scale_high, "high-noise expert or TI2V-5B follows"
+                ),
+                guidance_input("cfg_low", T2V_A14B.guidance_scale_low, "low-noise expert follows"),
                 scheduler,
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="For Decode, WanCore's or ComfyUI's.")],
@@ -67,9 +69,9 @@ class WanCoreSampler(io.ComfyNode):
     def execute(
         cls,
         model: ModelHandle,
-        positive: list[Any],
-        negative: list[Any],
-        latent: dict[str, Any],
+        positive: Texts,
+        negative: Texts,
+        latent: Latent,
         seed: int,
         steps: int,
         shift: float,
@@ -78,11 +80,19 @@ class WanCoreSampler(io.ComfyNode):
         cfg_low: float,
         scheduler: str,
     ) -> io.NodeOutput:
+        variant = model.variant
+        shape = latent_shape(latent, variant)
+        conditioning = read_conditioning(positive, negative, latent, variant)
+        if holds_video(latent["samples"], conditioning):
+            raise WanError(
+                "latent: it holds a video already, and this Sampler starts from noise; use Empty Video "
+                "Latent (WanCore) or Image to Video (WanCore)"
+            )
         schedule = make_schedule(scheduler, steps, shift)
-        plan = plan_experts(schedule.timesteps, boundary)
-        scales = guidance_by_expert({HIGH_NOISE: cfg_high, LOW_NOISE: cfg_low}, plan.experts)
-        device = model.experts[HIGH_NOISE].device
-        noise = make_noise(empty_shape(latent), seed).to(device)
+        plan = plan_experts(schedule.timesteps, None if variant.boundary is None else boundary)
+        scales = {HIGH_NOISE: cfg_high, LOW_NOISE: cfg_low, DENSE: cfg_high}
+        device = model.patcher.load_device
+        noise = make_noise(shape, seed).to(device)
         progress = StepProgress(steps)
         sampled = denoise(
             noise,
@@ -93,12 +103,13 @@ class WanCoreSampler(io.ComfyNode):
             schedule,
             plan,
             progress.step,
+            conditioning,
         )
         kept = {key: value for key, value in latent.items() if key not in OF_EMPTY_LATENTS}
         return io.NodeOutput({**kept, "samples": resting(denormalize_latent(sampled))})
 
 
-def guidance_input(name: str, default: float, expert: str) -> io.Float.Input:
+def guidance_input(name: str, default: float, who_follows: str) -> io.Float.Input:
     """The guidance of one expert."""
     return io.Float.Input(
         name,
@@ -107,33 +118,33 @@ def guidance_input(name: str, default: float, expert: str) -> io.Float.Input:
         max=100.0,
         step=0.1,
         round=0.01,
-        tooltip=f"How strictly the {expert} expert follows the prompt; 1 halves its work and ignores the "
-        "negative prompt.",
+        tooltip=f"How strictly the {who_follows} the prompt; 1 halves its work and ignores the negative "
+        "prompt.",
     )
 
 
-def empty_shape(latent: dict[str, Any]) -> tuple[int, int, int, int]:
-    """(16, F, h, w) of an empty LATENT; raises WanError for anything but one empty video."""
-    samples, channels = latent["samples"], T2V_A14B.latent_channels
-    shape = tuple(samples.shape)
-    if samples.ndim != 5 or shape[1] != channels or shape[3] % 2 or shape[4] % 2:
+def latent_shape(latent: Latent, variant: Variant) -> tuple[int, int, int, int]:
+    """(C, F, h, w) of one video's LATENT. Raises WanError for another model's, and for a batch."""
+    shape = tuple(latent["samples"].shape)
+    channels = variant.latent_channels
+    if len(shape) != 5 or shape[1] != channels or shape[3] % 2 or shape[4] % 2:
         raise WanError(
-            f"latent: shape {shape} is not (1, {channels}, frames, even height, even width); "
-            "use Empty Video Latent (WanCore)"
+            f"latent: shape {shape} is not (1, {channels}, frames, even height, even width), which "
+            f"{variant.title} takes; use {_source(variant)}"
         )
     if shape[0] != 1:
         raise WanError(f"latent: a batch of {shape[0]} videos; make one at a time, and queue several seeds")
-    if torch.count_nonzero(samples):
-        raise WanError(
-            "latent: it holds a video already, and this Sampler starts from noise only; "
-            "use Empty Video Latent (WanCore)"
-        )
-    if "noise_mask" in latent:
-        raise WanError("latent: it has a mask, and this Sampler makes the whole video; take the mask away")
     return shape[1:]
 
 
-def text_rows(name: str, conditioning: list[Any], config: TransformerConfig) -> Tensor:
+def _source(variant: Variant) -> str:
+    if variant.needs_image:
+        return "Image to Video (WanCore) with the Wan2.1 VAE"
+    model = "TI2V-5B" if variant is TI2V_5B else "T2V-A14B"
+    return f"Empty Video Latent (WanCore) for {model}"
+
+
+def text_rows(name: str, conditioning: Texts, config: TransformerConfig) -> Tensor:
     """The real rows (1, L, D) of a CONDITIONING, without the zeros that pad it: the model adds its own.
 
     Raises WanError for mixed prompts, for text of another encoder and for too much of it.

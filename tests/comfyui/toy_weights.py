@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from wan_core.models.transformer import TransformerConfig, WanTransformer
 from wan_core.models.umt5 import UMT5Config, UMT5Encoder
-from wan_core.models.vae_2_1 import VAEConfig, WanVAE
+from wan_core.models.vae import make_vae
+from wan_core.models.vae_2_1 import VAEConfig
+from wan_core.models.vae_2_2 import VAE22Config
+from wan_core.variants import I2V_A14B, T2V_A14B, TI2V_5B
 
 SENTENCES = [
     f"a {color} {shape} moves {way} over a {ground} background"
@@ -22,6 +25,11 @@ SENTENCES = [
     for way in ("left", "right", "up", "down")
     for ground in ("dark", "light", "plain")
 ]
+TRANSFORMERS = {
+    T2V_A14B: ("wan_tiny_t2v_high_noise.safetensors", "wan_tiny_t2v_low_noise.safetensors"),
+    I2V_A14B: ("wan_tiny_i2v_high_noise.safetensors", "wan_tiny_i2v_low_noise.safetensors"),
+    TI2V_5B: ("wan_tiny_ti2v.safetensors",),
+}
 # Released names to those of ComfyUI's text encoders.
 COMFYUI_NAMES = (
     (r"^token_embedding\.", r"shared."),
@@ -40,14 +48,19 @@ COMFYUI_NAMES = (
 
 
 def write_toy_weights(models: Path) -> None:
-    """Two experts, a VAE and a text encoder into the folders of a ComfyUI `models` folder."""
-    transformer = TransformerConfig(dim=256, ffn_dim=512, num_heads=2, num_layers=2, text_dim=64)
-    for seed, expert in enumerate(("high", "low")):
-        network = random_weights(WanTransformer(transformer), seed)
-        path = models / "diffusion_models" / f"wan_tiny_t2v_{expert}_noise.safetensors"
-        save(network, path, torch.bfloat16)
-    vae = random_weights(WanVAE(VAEConfig(dim=8)), 2)
-    save(vae, models / "vae" / "wan_tiny_vae.safetensors", torch.float16)
+    """All of wan-tiny into the folders of a ComfyUI `models` folder."""
+    for variant, names in TRANSFORMERS.items():
+        channels = variant.in_channels, variant.out_channels
+        config = TransformerConfig(*channels, dim=128, ffn_dim=256, num_heads=1, num_layers=2, text_dim=64)
+        for seed, name in enumerate(names):
+            network = random_weights(WanTransformer(config), seed)
+            save(network, models / "diffusion_models" / name, torch.bfloat16)
+    vaes = {
+        "wan_tiny_vae.safetensors": VAEConfig(dim=8),
+        "wan_tiny_vae_2_2.safetensors": VAE22Config(dim=8, decoder_dim=8),
+    }
+    for name, sizes in vaes.items():
+        save(random_weights(make_vae(sizes), 2), models / "vae" / name, torch.float16)
     save(text_encoder(width=64), models / "text_encoders" / "wan_tiny_umt5.safetensors", torch.float16)
 
 

@@ -1,7 +1,7 @@
 """The small parts against recorded answers of the released ones: a fault here is named before a network is.
 
 Golden file: `sinusoid.t` with float64 `emb64`; per head width, `in` (1, 24, 2, d) and the same rotated on a
-2 x 3 x 4 grid; the VAE's norm with random gamma.
+2 x 3 x 4 grid; the VAE's norm with random gamma; the Wan2.2 VAE's shortcuts of one input, and its patches.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from wan_core.models.rope import apply_rope, rope_table
 from wan_core.models.transformer import time_sinusoid
+from wan_core.models.vae_2_2 import average_down, patchify, repeat_up, unpatchify
 from wan_core.models.vae_layers import RMSNorm
 
 
@@ -36,3 +37,26 @@ def test_rope_on_a_grid(golden, head_dim):
 def test_vae_norm(golden):
     normed = RMSNorm(golden["norm.vae_gamma"])(golden["norm.vae_x"])
     torch.testing.assert_close(normed, golden["norm.vae_out"], rtol=0, atol=1e-6)
+
+
+def test_vae_2_2_shortcut_down(golden):
+    """Three frames in twos: a frame of zeros comes first."""
+    x = golden["vae22.x"]
+    assert_close(average_down(x, 4, frames=1, cells=2), golden["vae22.avgdown_t1s2_out4"])
+    assert_close(average_down(x, 8, frames=2, cells=2), golden["vae22.avgdown_t2s2_out8"])
+
+
+def test_vae_2_2_shortcut_up(golden):
+    x = golden["vae22.x"]
+    assert torch.equal(repeat_up(x, 4, frames=1, starts=True), golden["vae22.dupup_t1s2_out4"])
+    assert torch.equal(repeat_up(x, 2, frames=2, starts=False), golden["vae22.dupup_t2s2_out2"])
+    assert torch.equal(repeat_up(x, 2, frames=2, starts=True), golden["vae22.dupup_t2s2_out2_first"])
+
+
+def test_vae_2_2_patches(golden):
+    assert torch.equal(patchify(golden["vae22.patchify_in"]), golden["vae22.patchify_out"])
+    assert torch.equal(unpatchify(golden["vae22.patchify_out"]), golden["vae22.patchify_in"])
+
+
+def assert_close(ours, reference):
+    torch.testing.assert_close(ours, reference, rtol=0, atol=1e-6)

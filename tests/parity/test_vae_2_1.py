@@ -6,6 +6,8 @@ normalised latent `z`; `dec_*`: normalised latent `z`, pixels before the clamp `
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -86,11 +88,6 @@ def test_two_clips_at_once_keep_apart(vae):
     assert_close(torch.cat([b for _, b in interleaved], dim=2), vae.decode(second))
 
 
-def test_normalising_and_back_is_the_identity():
-    raw = torch.randn(1, 16, 2, 3, 3, generator=seeded(4)) * 3
-    torch.testing.assert_close(denormalize_latent(normalize_latent(raw)), raw, rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("method", "shape"),
     [("decode", (1, 48, 2, 4, 4)), ("encode", (1, 4, 5, 16, 16)), ("encode", (3, 5, 16, 16))],
@@ -102,11 +99,12 @@ def test_a_wrong_shape_is_told_in_one_line(vae, method, shape):
     assert "\n" not in str(caught.value)
 
 
-def test_released_size_has_the_released_keys_and_parameters():
+def test_released_size_has_the_released_keys_shapes_and_parameters(root):
     released = WanVAE(VAEConfig(), device="meta")
+    shapes = json.loads((root / "tests/parity/golden/keymaps.json").read_text())["vae2_1"]["shapes"]
+    assert {name: list(value.shape) for name, value in released.state_dict().items()} == shapes
+    assert len(shapes) == 194
     assert sum(p.numel() for p in released.parameters()) == 126_892_531
-    assert len(released.state_dict()) == 194
-    assert released.state_dict()["decoder.upsamples.3.time_conv.weight"].shape == (768, 384, 3, 1, 1)
 
 
 def test_agrees_with_diffusers(vae):

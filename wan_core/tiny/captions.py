@@ -108,6 +108,12 @@ def caption(scene: Scene, rng: np.random.Generator, complete: bool = False) -> s
     return text + ("." if rng.random() < 0.4 else "")
 
 
+def action_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """Only what happens, as one says it beside a picture: "moves left", "it moves left"."""
+    words = MOTION_WORDS[scene.motion]
+    return str(rng.choice(["", "it ", "the shape "])) + words[int(rng.integers(len(words)))]
+
+
 def said(scene: Scene, text: str) -> dict[str, str | None]:
     """What a caption of this scene says about each attribute; None where it leaves the choice open."""
     low = text.lower()

@@ -1,9 +1,13 @@
-"""Gather what the training left into the files that ship, named and laid out as users have them.
+"""Turn what a training left into a file that ships, named and laid out as users have them.
 
-    python -m wan_core.tiny.export --vae runs/vae --text runs/text --data runs/latents --experts runs/experts
+    python -m wan_core.tiny.export vae --run runs/vae
+    python -m wan_core.tiny.export vae --kind 2.2 --run runs/vae22
+    python -m wan_core.tiny.export text --run runs/text
+    python -m wan_core.tiny.export network --task i2v --run runs/i2v
 
-The VAE's own latent statistics are folded into the two 1x1x1 convolutions around the latent, so that its raw
+A VAE's own latent statistics are folded into the two 1x1x1 convolutions around the latent, so that its raw
 latents have the released mean and deviation and nothing downstream can tell it from the released one.
+Latents for the networks are written with the exported VAE.
 """
 
 from __future__ import annotations
@@ -11,13 +15,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..models.latent_scale import LATENT_STATISTICS
+from ..models.vae import make_vae
+from ..models.video_vae import VideoVAE
+from ..variants import TASKS, variant_for_task
+from ..variants.variant import DENSE
 from . import weights_dir
-from .train_experts import latent_scale, read_latents
+from .latents import seen_scene
+from .scenes import draw_clip
+from .train_vae import RECIPES
 
 Tensors = dict[str, Tensor]
 
@@ -74,26 +85,57 @@ def write(tensors: Tensors, path: Path, dtype: torch.dtype) -> None:
     save_file(stored, path, metadata={"format": "pt"})
 
 
-def export(vae: Path, text: Path, data: Path, experts: Path, out: Path) -> None:
-    """Write the four files into `out`, laid out like ComfyUI's models folder."""
-    mean, std = latent_scale(read_latents(data)[0])
-    folded = fold_latent_scale(load_file(vae / "vae.safetensors"), mean, std)
-    write(folded, out / "vae" / "wan_tiny_vae.safetensors", torch.float16)
-    named = huggingface_names(load_file(text / "text.safetensors"))
+def own_latent_scale(vae: VideoVAE, clips: int = 128, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Per-channel mean and deviation (C,) of a VAE's raw latents, over clips of training scenes."""
+    rng = np.random.default_rng((seed, 11))
+    latents = []
+    for _ in range(clips):
+        video = torch.from_numpy(draw_clip(seen_scene(rng))).permute(3, 0, 1, 2)[None] * 2 - 1
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            latents.append(vae.encode_whole(video).float())
+    joined = torch.cat(latents)
+    dims = (0, 2, 3, 4)
+    return joined.mean(dims), joined.std(dims)
+
+
+def export_vae(kind: str, run: Path, out: Path) -> None:
+    weights = load_file(run / "vae.safetensors")
+    vae = make_vae(RECIPES[kind].config)
+    vae.load_state_dict(weights)
+    folded = fold_latent_scale(weights, *own_latent_scale(vae))
+    name = {"2.1": "wan_tiny_vae", "2.2": "wan_tiny_vae_2_2"}[kind]
+    write(folded, out / "vae" / f"{name}.safetensors", torch.float16)
+
+
+def export_text(run: Path, out: Path) -> None:
+    named = huggingface_names(load_file(run / "text.safetensors"))
     write(named, out / "text_encoders" / "wan_tiny_umt5.safetensors", torch.float16)
-    for expert in ("high_noise", "low_noise"):
-        weights = load_file(experts / f"{expert}.safetensors")
-        write(weights, out / "diffusion_models" / f"wan_tiny_t2v_{expert}.safetensors", torch.bfloat16)
+
+
+def export_network(task: str, run: Path, out: Path) -> None:
+    """The networks of a task that `run` holds, one or both experts."""
+    for expert in variant_for_task(task).experts:
+        trained = run / f"{expert}.safetensors"
+        name = f"wan_tiny_{task}" if expert == DENSE else f"wan_tiny_{task}_{expert}"
+        if trained.exists():
+            write(load_file(trained), out / "diffusion_models" / f"{name}.safetensors", torch.bfloat16)
 
 
 def main() -> None:
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=shape)
-    for name in ("vae", "text", "data", "experts"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("what", choices=["vae", "text", "network"])
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--kind", choices=list(RECIPES), default="2.1", help="of the VAE")
+    parser.add_argument("--task", choices=TASKS, default="t2v", help="of the network")
     parser.add_argument("--out", type=Path, default=weights_dir())
     args = parser.parse_args()
-    export(args.vae, args.text, args.data, args.experts, args.out)
+    if args.what == "vae":
+        export_vae(args.kind, args.run, args.out)
+    elif args.what == "text":
+        export_text(args.run, args.out)
+    else:
+        export_network(args.task, args.run, args.out)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,10 @@ class Scene:
     y: float = 0.5
     tilt: float = 0.0  # radians
     travel: float = 0.42  # length of the path from the first frame to the last
+    swell: tuple[float, float] = (
+        0.55,
+        1.40,
+    )  # what grows: first and last radius, in parts
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
@@ -75,6 +79,28 @@ def place(scene: Scene, rng: np.random.Generator) -> Scene:
         tilt=float(rng.uniform(-0.15, 0.15)),
         travel=float(rng.uniform(0.36, 0.46)),
     )
+
+
+def place_anywhere(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The same named attributes, begun where any other motion could have begun as well.
+
+    `place` puts what will move right on the left, so its first frame gives the motion away, and a network
+    that is shown that frame has no need to read. Here words alone say what will happen.
+    """
+    tilt, radius = float(rng.uniform(-0.15, 0.15)), float(rng.uniform(0.12, 0.18))
+    if scene.motion == "grow":
+        x, y = rng.uniform(0.40, 0.60, size=2)
+        return replace(scene, radius=radius, x=float(x), y=float(y), tilt=tilt, swell=(1.0, 1.75))
+    first, last = float(rng.uniform(0.24, 0.54)), float(rng.uniform(0.76, 0.80))
+    across = float(rng.uniform(0.26, 0.74))  # where it is on the axis it does not move on
+    scene = replace(scene, radius=radius, tilt=tilt, travel=last - first)
+    if scene.motion == "turn":
+        return replace(scene, x=across, y=float(rng.uniform(0.26, 0.74)))
+    middle = (first + last) / 2
+    middle = 1 - middle if scene.motion in ("left", "up") else middle
+    if scene.motion in ("left", "right"):
+        return replace(scene, x=middle, y=across)
+    return replace(scene, x=across, y=middle)
 
 
 def held_out(scene: Scene) -> bool:
@@ -115,7 +141,8 @@ def pose(scene: Scene, time: float) -> tuple[float, float, float, float]:
     elif scene.motion == "turn":
         angle += 2.0 * time  # clockwise, a bit over a quarter turn and never a symmetry of the shape
     elif scene.motion == "grow":
-        radius *= 0.55 + 0.85 * time
+        first, last = scene.swell
+        radius *= first + (last - first) * time
     elif scene.motion == "bounce":  # falls, hits the floor in mid-clip, and comes up again
         y += scene.travel * (0.5 - abs(1.0 - 2.0 * time) ** 2)
     return x, y, radius, angle

@@ -1,12 +1,13 @@
-"""Train wan-tiny's two experts by flow matching, each on its own side of the boundary.
+"""Train wan-tiny's networks by flow matching, each on the noise levels it will work at.
 
-    python -m wan_core.tiny.train_experts latents --vae runs/vae/vae.safetensors --out runs/latents
-    python -m wan_core.tiny.train_experts high_noise --data runs/latents --text runs/text --out runs/experts
-    python -m wan_core.tiny.train_experts low_noise  --data runs/latents --text runs/text --out runs/experts
+    python -m wan_core.tiny.train_experts t2v high_noise --data runs/latents_t2v --out runs/t2v --steps 6300
+    python -m wan_core.tiny.train_experts i2v low_noise --data runs/latents_i2v --out runs/i2v --steps 3000 \\
+        --from wan_tiny_t2v_low_noise --rate 0.5
+    python -m wan_core.tiny.train_experts ti2v dense --data runs/latents_ti2v --out runs/ti2v --steps 6000
 
-`latents` draws clips of the combinations training may see and encodes them once; several processes may
-share the work (--part, --parts). An expert's run writes `<expert>.pt` (resumable) and `<expert>.safetensors`
-(averaged weights).
+--data is a folder that `latents` has written. A run writes `<expert>.pt` (resumable) and
+`<expert>.safetensors` (averaged weights). --from begins with another network's weights, as far as they fit:
+channels that one does not know start at zero.
 """
 
 from __future__ import annotations
@@ -15,82 +16,61 @@ import argparse
 import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..checkpoints import load_module, open_checkpoint, umt5_config
 from ..models.transformer import TransformerConfig, WanTransformer
 from ..models.umt5 import UMT5Encoder
-from ..models.vae_2_1 import WanVAE
 from ..text.tokenizer import Tokenizer
-from ..variants.t2v_a14b import T2V_A14B
-from .captions import caption
-from .scenes import Scene, draw_clip, held_out, random_scene
-from .train_text import padded, tiny_umt5
-from .train_vae import TINY_VAE
+from ..variants import T2V_A14B, TASKS, Conditioning, Variant, variant_for_task
+from ..variants.i2v_a14b import i2v_channels
+from ..variants.variant import DENSE, HIGH_NOISE, LOW_NOISE
+from . import weights_dir
+from .latents import CAPTIONS_A_CLIP, Latents, read_latents
+from .train_text import padded
 
 log = logging.getLogger("wancore")
 TINY_EXPERT = TransformerConfig(dim=256, ffn_dim=384, num_heads=2, num_layers=3, text_dim=64)
-CLIPS_A_PART = 500
-CAPTIONS_A_CLIP = 4
 UNSAID = 0.12  # how often the words are dropped, so that guidance has something to lean against
+# How often an I2V clip comes with its first frame only, with its last only; else with both.
+START_ONLY, END_ONLY = 0.60, 0.12
+IMAGE_WEIGHT = 3.0  # of the error in latent frames that hold a given picture: they must come out as given
+WITH_IMAGE = 0.5  # how often a TI2V clip comes with its first frame
 
 
 @dataclass(frozen=True)
 class Run:
-    """How one expert is trained."""
+    """How one network is trained."""
 
+    variant: Variant
     expert: str
     steps: int
     batch: int = 24
+    rate: float = 1.0  # of the two below
     matrix_rate: float = 6e-3  # of Muon, for the blocks' matrices
     other_rate: float = 2e-3  # of AdamW, for all else
     seed: int = 0
 
-
-def seen_scene(rng: np.random.Generator) -> Scene:
-    """A random scene that is not held out."""
-    while held_out(scene := random_scene(rng)):
-        pass
-    return scene
-
-
-def write_latents(vae_file: Path, out: Path, part: int, parts: int, clips: int, seed: int) -> None:
-    """Encode `clips` scenes in files of CLIPS_A_PART; process `part` of `parts` takes every parts-th file."""
-    out.mkdir(parents=True, exist_ok=True)
-    vae = WanVAE(TINY_VAE)
-    vae.load_state_dict(load_file(vae_file))
-    for number in range(part, math.ceil(clips / CLIPS_A_PART), parts):
-        target = out / f"latents_{number:03d}.safetensors"
-        if target.exists():
-            continue
-        rng = np.random.default_rng((seed, 7, number))
-        latents, texts = [], []
-        for _ in range(CLIPS_A_PART):
-            scene = seen_scene(rng)
-            video = torch.from_numpy(draw_clip(scene)).permute(3, 0, 1, 2)[None] * 2 - 1
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                latents.append(vae.encode_whole(video)[0].half())
-            texts.append([caption(scene, rng) for _ in range(CAPTIONS_A_CLIP)])
-        lines = "\n".join("\t".join(t) for t in texts)
-        save_file({"latents": torch.stack(latents)}, target, metadata={"captions": lines})
-        log.info("wrote %s", target.name)
+    @property
+    def config(self) -> TransformerConfig:
+        variant = self.variant
+        return replace(TINY_EXPERT, in_channels=variant.in_channels, out_channels=variant.out_channels)
 
 
 class Words:
-    """All captions of the clips as context rows, encoded once: row 0 of the last two is "nothing said"."""
+    """All captions of the clips as context rows, encoded once: the last two rows say nothing."""
 
-    def __init__(self, folder: Path, captions: list[str]) -> None:
-        tensors = load_file(folder / "text.safetensors")
-        spiece = tensors.pop("spiece_model").numpy().tobytes()
-        self.tokenizer = Tokenizer.from_spiece(spiece)
-        self.encoder = UMT5Encoder(tiny_umt5(len(tensors["token_embedding.weight"])))
-        self.encoder.load_state_dict(tensors)
+    def __init__(self, weights: Path, captions: list[str]) -> None:
+        checkpoint = open_checkpoint(weights / "text_encoders" / "wan_tiny_umt5.safetensors")
+        self.tokenizer = Tokenizer.from_spiece(checkpoint.spiece_model())
+        config = umt5_config(checkpoint.header)
+        self.encoder = load_module(UMT5Encoder(config, device="meta"), checkpoint, torch.float32)
         self.rows: list[Tensor] = []
         texts = [*captions, "", T2V_A14B.negative_prompt]
         for start in range(0, len(texts), 256):
@@ -113,22 +93,6 @@ class Words:
         return context, lengths
 
 
-def read_latents(folder: Path) -> tuple[Tensor, list[str]]:
-    """All latents (N, 16, 5, 12, 12) as the VAE gave them, and CAPTIONS_A_CLIP captions for each."""
-    latents, captions = [], []
-    for file in sorted(folder.glob("latents_*.safetensors")):
-        with safe_open(file, "pt") as opened:
-            latents.append(opened.get_tensor("latents"))
-            captions += [t for line in opened.metadata()["captions"].split("\n") for t in line.split("\t")]
-    return torch.cat(latents).float(), captions
-
-
-def latent_scale(latents: Tensor) -> tuple[Tensor, Tensor]:
-    """The tiny VAE's own per-channel mean and deviation, (1, 16, 1, 1, 1) each."""
-    dims = (0, 2, 3, 4)
-    return latents.mean(dims, keepdim=True), latents.std(dims, keepdim=True)
-
-
 def start_weights(net: WanTransformer, seed: int) -> None:
     """Released way of starting: Xavier linears, a quiet time embedding, a silent head."""
     torch.manual_seed(seed)
@@ -144,27 +108,89 @@ def start_weights(net: WanTransformer, seed: int) -> None:
     nn.init.zeros_(net.head.head.bias)
 
 
-def sample_sigma(expert: str, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Noise levels on the expert's own side of the boundary (inclusive for the high-noise one)."""
-    u = rng.random(count)
-    boundary = T2V_A14B.boundary
-    if expert == "high_noise":
-        return boundary + (1 - boundary) * u
-    shift, top = 3.0, boundary / (3.0 - 2.0 * boundary)  # the u whose shifted sigma is the boundary
+def begin_with(net: WanTransformer, file: Path) -> None:
+    """Copy another network's weights. A patch embedding of fewer channels is widened by silent ones; a head
+    and a patch embedding for other latents stay as they start."""
+    checkpoint, own = open_checkpoint(file), net.state_dict()
+    for name in checkpoint.header:
+        given, mine = checkpoint.tensor(name).float(), own[name]
+        if given.shape == mine.shape:
+            mine.copy_(given)
+        elif name == "patch_embedding.weight" and net.config.out_channels == given.shape[1]:
+            mine.zero_()[:, : given.shape[1]] = given
+
+
+def sample_sigma(run: Run, rng: np.random.Generator) -> Tensor:
+    """(B,) noise levels where the network works (the boundary is the high-noise expert's), spread evenly:
+    no two are equal, and so the number of distinct timesteps is always the same."""
+    u = (rng.permutation(run.batch) + rng.random(run.batch)) / run.batch
+    if run.expert == HIGH_NOISE:
+        return torch.from_numpy(run.variant.boundary + (1 - run.variant.boundary) * u).float()
+    # By the shift that will be sampled with; below a boundary by less, for details are made there.
+    shift, top = run.variant.shift, 1.0
+    if run.expert == LOW_NOISE:
+        shift = 3.0
+        top = run.variant.boundary / (shift - (shift - 1.0) * run.variant.boundary)
     u = u * top
-    return shift * u / (1 + (shift - 1) * u)
+    return torch.from_numpy(shift * u / (1 + (shift - 1) * u)).float()
 
 
-def train(run: Run, data: Path, text: Path, out: Path) -> None:
-    """Train one expert for `run.steps`, resuming from its state file when there is one."""
+def conditioning(
+    variant: Variant, data: Latents, chosen: np.ndarray, rng: np.random.Generator
+) -> tuple[Conditioning, Tensor]:
+    """What the network is told besides the text, at random, and how much each latent frame's error counts
+    (B, 1, F, 1, 1)."""
+    count, frames = len(chosen), data.clips.shape[2]
+    weight = torch.ones(count, 1, frames, 1, 1)
+    draw = rng.random(count)
+    if variant.task == "i2v":
+        start, end = draw >= END_ONLY, (draw < END_ONLY) | (draw >= END_ONLY + START_ONLY)
+        images = data.images(chosen, start, end)
+        channels = [
+            i2v_channels(image[None], bool(s), bool(e))
+            for image, s, e in zip(images, start, end, strict=True)
+        ]
+        weight[torch.from_numpy(start), :, 0] = IMAGE_WEIGHT
+        weight[torch.from_numpy(end), :, -1] = IMAGE_WEIGHT
+        return Conditioning(channels=torch.cat(channels)), weight
+    if variant.task == "ti2v":
+        weight[torch.from_numpy(draw < WITH_IMAGE), :, 0] = 0.0
+        clean = data.clips[torch.from_numpy(chosen), :, :1].float()
+        return Conditioning(clean_latent=clean, denoise_mask=weight), weight
+    return Conditioning(), weight
+
+
+def step_loss(net: WanTransformer, run: Run, data: Latents, words: Words, rng: np.random.Generator) -> Tensor:
+    """Weighted mean square error of the velocity on one batch."""
+    chosen = rng.integers(len(data.clips), size=run.batch)
+    said = [int(n * CAPTIONS_A_CLIP + rng.integers(CAPTIONS_A_CLIP)) for n in chosen]
+    said = [-int(rng.integers(1, 3)) if rng.random() < UNSAID else n for n in said]
+    context, lengths = words.batch(said)
+    sigma = sample_sigma(run, rng)
+    clean = data.clips[torch.from_numpy(chosen)].float()
+    noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
+    level = sigma.view(-1, 1, 1, 1, 1)
+    told, weight = conditioning(run.variant, data, chosen, rng)
+    noisy = told.keep_clean((1 - level) * clean + level * noise)
+    timesteps = sigma * 1000
+    if told.denoise_mask is not None:
+        mask = told.denoise_mask.expand(-1, 1, *clean.shape[2:])[:, 0, :, ::2, ::2]
+        timesteps = (mask * timesteps.view(-1, 1, 1, 1)).flatten(1)
+    velocity = net(told.model_input(noisy), timesteps, context, lengths)
+    error = (velocity - (noise - clean)).square() * weight
+    return error.mean() / weight.mean()
+
+
+def train(run: Run, data_folder: Path, weights: Path, out: Path, begin: Path | None) -> None:
+    """Train one network for `run.steps`, resuming from its state file when there is one."""
     torch.set_flush_denormal(True)
     out.mkdir(parents=True, exist_ok=True)
-    latents, captions = read_latents(data)
-    mean, std = latent_scale(latents)
-    latents = (latents - mean) / std
-    words = Words(text, captions)
-    net = WanTransformer(TINY_EXPERT)
+    data = read_latents(data_folder)
+    words = Words(weights, data.captions)
+    net = WanTransformer(run.config)
     start_weights(net, run.seed)
+    if begin is not None:
+        begin_with(net, begin)
     net.compute_dtype = torch.bfloat16
     for block in net.blocks:
         block.compile(dynamic=False)
@@ -176,7 +202,7 @@ def train(run: Run, data: Path, text: Path, out: Path) -> None:
     recent: list[float] = []
     while done < run.steps:
         set_rates(optimizers, run, done)
-        loss = step_loss(net, run, latents, words, np.random.default_rng((run.seed, len(run.expert), done)))
+        loss = step_loss(net, run, data, words, np.random.default_rng((run.seed, len(run.expert), done)))
         net.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -216,7 +242,7 @@ def set_rates(optimizers: list[torch.optim.Optimizer], run: Run, done: int) -> N
     fall = 0.01 + 0.99 * (1 + math.cos(math.pi * done / run.steps)) / 2
     for optimizer, rate in zip(optimizers, (run.matrix_rate, run.other_rate), strict=True):
         for group in optimizer.param_groups:
-            group["lr"] = rate * fall * min(1.0, (done + 1) / 100)
+            group["lr"] = run.rate * rate * fall * min(1.0, (done + 1) / 100)
 
 
 def make_optimizers(net: WanTransformer, run: Run) -> list[torch.optim.Optimizer]:
@@ -230,41 +256,27 @@ def make_optimizers(net: WanTransformer, run: Run) -> list[torch.optim.Optimizer
     ]
 
 
-def step_loss(
-    net: WanTransformer, run: Run, latents: Tensor, words: Words, rng: np.random.Generator
-) -> Tensor:
-    """Mean square error of the velocity on one batch."""
-    chosen = rng.integers(len(latents), size=run.batch)
-    said = [int(n * CAPTIONS_A_CLIP + rng.integers(CAPTIONS_A_CLIP)) for n in chosen]
-    said = [-int(rng.integers(1, 3)) if rng.random() < UNSAID else n for n in said]
-    context, lengths = words.batch(said)
-    sigma = torch.from_numpy(sample_sigma(run.expert, run.batch, rng)).float()
-    clean = latents[torch.from_numpy(chosen)]
-    noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
-    level = sigma.view(-1, 1, 1, 1, 1)
-    velocity = net((1 - level) * clean + level * noise, sigma * 1000, context, lengths)
-    return (velocity - (noise - clean)).square().mean()
-
-
 def main() -> None:
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=shape)
-    parser.add_argument("what", choices=["latents", "high_noise", "low_noise"])
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("expert", choices=[HIGH_NOISE, LOW_NOISE, DENSE])
+    parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--vae", type=Path)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--text", type=Path)
-    parser.add_argument("--part", type=int, default=0)
-    parser.add_argument("--parts", type=int, default=1)
-    parser.add_argument("--clips", type=int, default=4000)
+    parser.add_argument("--weights", type=Path, default=weights_dir(), help="where the exported parts are")
+    parser.add_argument("--from", dest="begin", help="name of a network in --weights to begin with")
     parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--rate", type=float, default=1.0, help="a factor of the learning rates")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if args.what == "latents":
-        write_latents(args.vae, args.out, args.part, args.parts, args.clips, args.seed)
-    else:
-        train(Run(args.what, args.steps, seed=args.seed), args.data, args.text, args.out)
+    variant = variant_for_task(args.task)
+    if args.expert not in variant.experts:
+        parser.error(f"{variant.title} has {' and '.join(variant.experts)}")
+    run = Run(variant, args.expert, args.steps, args.batch, args.rate, seed=args.seed)
+    begin = args.begin and args.weights / "diffusion_models" / f"{args.begin}.safetensors"
+    train(run, args.data, args.weights, args.out, begin)
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ class WanTransformer(nn.Module):
         )
         for block in self.blocks:
             x = block(x, conditions)
-        return self._unpatchify(self.head(x, time, time_index), grid)
+        return self._unpatchify(self.head(x, time.unsqueeze(1), time_index), grid)
 
     def _check(self, latent: Tensor, timestep: Tensor, context: Tensor) -> tuple[int, int, int]:
         """Refuse what does not fit before any work; returns the token grid (f, h, w)."""
@@ -278,8 +278,8 @@ class Head(nn.Module):
         self.modulation = nn.Parameter(torch.zeros(1, 2, config.dim, **place))
 
     def forward(self, x: Tensor, time: Tensor, index: Tensor | None) -> Tensor:
-        """Tokens (B, tokens, D) and time rows (R, D) to (B, tokens, patch volume * Cout)."""
-        shift, scale = (time.unsqueeze(1) + self.modulation.to(time)).unbind(1)  # two of (R, D)
+        """Tokens (B, tokens, D) and time rows (R, 1, D) to (B, tokens, patch volume * Cout)."""
+        shift, scale = (time + self.modulation.to(time)).unbind(1)  # two of (R, D)
 
         def step(span: slice) -> Tensor:
             return self.head(

@@ -155,13 +155,12 @@ class UpStage(nn.Module):
         self.has_shortcut = temporal is not None
 
     def forward(self, x: Tensor, memory: Memory | None) -> Tensor:
-        shortcut = None
-        if self.has_shortcut:
-            starts = memory is None or self.upsamples[-1] not in memory
-            shortcut = repeat_up(x, self.dim_out, self.frames, starts)
+        starts = memory is None or self.upsamples[-1] not in memory
+        h = x
         for layer in self.upsamples:
-            x = layer(x, memory)
-        return x if shortcut is None else x + shortcut
+            h = layer(h, memory)
+        # after the layers: at full size the repeated input is the largest thing here
+        return h + repeat_up(x, self.dim_out, self.frames, starts) if self.has_shortcut else h
 
 
 def average_down(x: Tensor, channels: int, frames: int, cells: int) -> Tensor:

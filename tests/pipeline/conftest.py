@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,12 @@ from safetensors.torch import save_file
 from wan_core.models.transformer import TransformerConfig, WanTransformer
 from wan_core.models.umt5 import UMT5Config, UMT5Encoder
 from wan_core.models.vae_2_1 import VAEConfig, WanVAE
+from wan_core.models.vae_2_2 import VAE22Config, WanVAE22
 
 TRANSFORMER = TransformerConfig(dim=128, ffn_dim=128, num_heads=1, num_layers=1, text_dim=32)
 UMT5 = UMT5Config(vocab_size=300, dim=32, dim_attn=32, dim_ffn=32, num_heads=2, num_layers=1)
 VAE = VAEConfig(dim=4)
+VAE_2_2 = VAE22Config(dim=4, decoder_dim=4)
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +33,23 @@ def model_folder(tmp_path_factory) -> Path:
     save(WanVAE(VAE), folder / "vae/toy_vae.safetensors")
     spiece = torch.frombuffer(bytearray(toy_tokenizer()), dtype=torch.uint8)
     save(UMT5Encoder(UMT5), folder / "text_encoders/toy_umt5.safetensors", spiece_model=spiece)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def every_model(model_folder, tmp_path_factory) -> Path:
+    """The same folder with an I2V pair, a TI2V transformer and its VAE besides."""
+    folder = tmp_path_factory.mktemp("every_model")
+    for file in model_folder.rglob("*.safetensors"):
+        link = folder / file.relative_to(model_folder)
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(file)
+    torch.manual_seed(1)
+    i2v, ti2v = replace(TRANSFORMER, in_channels=36), replace(TRANSFORMER, in_channels=48, out_channels=48)
+    save(WanTransformer(i2v), folder / "diffusion_models/toy_i2v_high_noise.safetensors")
+    save(WanTransformer(i2v), folder / "diffusion_models/toy_i2v_low_noise.safetensors")
+    save(WanTransformer(ti2v), folder / "diffusion_models/toy_ti2v.safetensors")
+    save(WanVAE22(VAE_2_2), folder / "vae/toy_vae_2_2.safetensors")
     return folder
 
 

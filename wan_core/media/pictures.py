@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ..errors import WanError
+from ..errors import WanError, shown
 from .frames import as_unit_floats
 
 SHORTEST_SIDE, LONGEST_SIDE = 16, 16384
@@ -62,7 +62,7 @@ def open_picture(source: Any, field: str) -> Picture:
 
 
 def _from_file(path: Path, field: str) -> Tensor:
-    name = f"{field}: {path}"
+    name = f"{field}: {shown(str(path))}"
     try:
         if not path.is_file():
             raise WanError(f"{name} is no file; give a picture such as a .png or .jpg")
@@ -109,10 +109,10 @@ def _check_size(width: int, height: int, name: str) -> None:
     shorter, longer = min(width, height), max(width, height)
     if shorter < SHORTEST_SIDE or longer > LONGEST_SIDE:
         raise WanError(
-            f"{name} is {width} x {height} pixels; give one with {SHORTEST_SIDE} to {LONGEST_SIDE} pixels on "
+            f"{name}: {width} x {height} pixels; give one with {SHORTEST_SIDE} to {LONGEST_SIDE} pixels on "
             "each side"
         )
     if longer > LONGEST_ASPECT * shorter:
         raise WanError(
-            f"{name} is {width} x {height} pixels, more than {LONGEST_ASPECT} times as long as wide; crop it"
+            f"{name}: {width} x {height} pixels, more than {LONGEST_ASPECT} times as long as wide; crop it"
         )

@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .checkpoints import inspect, readable
 from .errors import WanError
-from .pipeline import check_output, check_request, generate, load_pipeline
+from .pipeline import check_output, check_request, generate, load_pipeline, with_lora
 from .request import Request
 from .sampling import StepInfo, plan, plan_summary, plan_table
 from .schedulers import SCHEDULERS
@@ -75,6 +76,9 @@ def run_generate(options: argparse.Namespace) -> int:
     with_image = options.image is not None or options.end_image is not None
     folder = weights_dir() if built_in else Path(options.model)
     pipeline = load_pipeline(folder, task=options.task, with_image=with_image)
+    for lora in options.lora:
+        pipeline = with_lora(pipeline, *lora)
+        print(pipeline.loras[-1].coverage.text(), file=sys.stderr)
     changes = {name: getattr(options, name) for name in REQUEST_OPTIONS if getattr(options, name) is not None}
     settings = (DEFAULTS if built_in else {}) | changes
     request = check_request(pipeline, Request.for_variant(pipeline.variant, options.prompt, **settings))
@@ -204,6 +208,15 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--image", metavar="FILE", help="the picture the video starts with (i2v, ti2v)")
     add("--end-image", metavar="FILE", help="the picture the video ends with, alone or with --image (i2v)")
     add(
+        "--lora",
+        metavar="FILE[:HIGH[:LOW]]",
+        type=parse_lora,
+        action="append",
+        default=[],
+        help="a LoRA and its strength for the high-noise and the low-noise expert (default: 1, and LOW as "
+        "HIGH); the file for the other expert is found by its name; may be given several times",
+    )
+    add(
         "--negative",
         dest="negative_prompt",
         metavar="TEXT",
@@ -235,6 +248,16 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         add(f"--cfg-{expert}", dest=field, type=float, metavar="G", help=own(what, field))
     add("--scheduler", metavar="NAME", help=own(f"the solver: {', '.join(SCHEDULERS)}", "scheduler"))
     add("--seed", type=int, metavar="N", help=own("the same seed gives the same video", "seed"))
+
+
+def parse_lora(text: str) -> tuple[Path, float, float | None]:
+    """FILE[:HIGH[:LOW]]: a file's name may hold colons, so only numbers at the end count as strengths."""
+    number = r":([-+]?(?:\d+\.?\d*|\.\d+))"
+    match = re.fullmatch(rf"(.+?)(?:{number})?(?:{number})?", text)
+    if match is None:
+        raise WanError("--lora: the name of the file is missing; give FILE, FILE:0.8 or FILE:0.8:1.2")
+    file, high, low = match.groups()
+    return Path(file), float(high or 1), None if low is None else float(low)
 
 
 def _with_defaults(what: str, field: str) -> str:

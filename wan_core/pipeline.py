@@ -38,8 +38,10 @@ from .checkpoints import (
 )
 from .checkpoints.header import shown
 from .checkpoints.layouts import TRANSFORMER, UMT5
+from .checkpoints.loras import Lora, load_lora, lora_partner
 from .checkpoints.shards import find_parts
 from .errors import WanError
+from .lora import with_changes
 from .media.mp4 import write_mp4
 from .models.latent_scale import denormalize_latent, normalize_latent
 from .models.transformer import WanTransformer
@@ -87,6 +89,7 @@ class Pipeline:
     tokenizer: Tokenizer
     device: torch.device
     dtype: torch.dtype  # what the transformers compute in; text encoder and VAE: float32
+    loras: tuple[Lora, ...] = ()
 
 
 def load_pipeline(
@@ -129,6 +132,24 @@ def load_pipeline(
         device=device,
         dtype=dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16),
     )
+
+
+def with_lora(
+    pipeline: Pipeline, path: str | Path, strength_high: float = 1.0, strength_low: float | None = None
+) -> Pipeline:
+    """The same pipeline wearing one more LoRA; the weights stay as they are, so this costs next to nothing.
+
+    A file for one expert brings its partner, found by name, for the other. strength_low: None means as
+    strength_high; a model of one network goes by strength_high. `pipeline.loras[-1].coverage` tells what was
+    applied. Raises WanError for a bad file and for one of which nothing fits.
+    """
+    path = Path(path)
+    low = strength_high if strength_low is None else strength_low
+    experts = pipeline.variant.experts
+    strengths = dict(zip(experts, (strength_high, low), strict=False))
+    config = transformer_config(pipeline.experts[experts[0]].header)
+    lora = load_lora(path, config, strengths, lora_partner(path))
+    return dataclasses.replace(pipeline, loras=(*pipeline.loras, lora))
 
 
 # --- generate ---------------------------------------------------------------------------------------------
@@ -235,7 +256,7 @@ class OneAtATime:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self._network: WanTransformer | None = None
+        self._network: Callable[..., Tensor] | None = None
 
     def at(self, name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """Bring in an expert by name. The answer holds no network itself, so the loop keeps no old one."""
@@ -244,7 +265,9 @@ class OneAtATime:
         network = WanTransformer(transformer_config(checkpoint.header), device="meta")
         network.compute_dtype = pipeline.dtype
         dtype = checkpoint.rounding(pipeline.dtype)
-        self._network = _load(network, checkpoint, pipeline.device, dtype)
+        network = _load(network, checkpoint, pipeline.device, dtype)
+        changes = [change for lora in pipeline.loras for change in lora.changes[name]]
+        self._network = with_changes(network, changes, pipeline.device)
         return self._velocity
 
     def _velocity(self, latent: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
@@ -379,4 +402,5 @@ def _provenance(pipeline: Pipeline, request: Request) -> str:
     for field in ("image", "end_image"):
         settings[field] = settings[field] and settings[field].name
     files = {name: checkpoint.file for name, checkpoint in pipeline.experts.items()}
-    return json.dumps({"model": pipeline.variant.name, "experts": files, **settings})
+    loras = [{row.expert: [row.file, row.strength] for row in lora.coverage.rows} for lora in pipeline.loras]
+    return json.dumps({"model": pipeline.variant.name, "experts": files, "loras": loras, **settings})

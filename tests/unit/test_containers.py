@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 from torch import Tensor
@@ -113,3 +114,43 @@ def test_numbers_at_odd_positions_come_out_right(tmp_path: Path):
     for spaces in range(4):
         path = files.raw_safetensors(tmp_path / "odd.safetensors", text + b" " * spaces, data)
         assert map_stored(read_header(path), ["a"])["a"].tolist() == [1.5, -2.0]
+
+
+def test_gguf_tensors_come_in_torchs_order_and_blocks_as_bytes(tmp_path: Path):
+    """Written by the gguf package; a fifth axis is noted in the metadata, as tools for ComfyUI do."""
+    patch = torch.randn(4, 2, 1, 2, 2)
+    plain = {
+        "norm": torch.randn(32),
+        "half": torch.randn(3, 64).half(),
+        "brain": torch.randn(2, 4).bfloat16(),
+    }
+    matrix = torch.randn(6, 64)
+    blocks = gguf.quantize(matrix.numpy(), gguf.GGMLQuantizationType.Q4_0)
+    writer = gguf.GGUFWriter(str(tmp_path / "m.gguf"), "wan")
+    writer.add_array("comfy.gguf.orig_shape.patch", list(patch.shape))
+    writer.add_tensor("patch", patch.reshape(8, 1, 2, 2).numpy())
+    writer.add_tensor("norm", plain["norm"].numpy())
+    writer.add_tensor("half", plain["half"].numpy())
+    brain = plain["brain"].view(torch.int16).numpy().view("uint8").reshape(2, 8)
+    writer.add_tensor("brain", brain, raw_dtype=gguf.GGMLQuantizationType.BF16)
+    writer.add_tensor("matrix", blocks, raw_dtype=gguf.GGMLQuantizationType.Q4_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    header = read_header(tmp_path / "m.gguf")
+    assert header.tensors["matrix"].shape == (6, 64)
+    stored = map_stored(header, header.tensors)
+    assert torch.equal(stored.pop("matrix"), torch.from_numpy(blocks))
+    expected = plain | {"patch": patch}
+    assert stored.keys() == expected.keys()
+    assert all(value.dtype == expected[name].dtype for name, value in stored.items())
+    assert all(torch.equal(value, expected[name]) for name, value in stored.items())
+
+
+def test_a_file_that_shrank_since_it_was_read_is_one_line(tmp_path: Path):
+    path = files.save(tmp_path / "a.safetensors", {"a": torch.ones(4096)})
+    header = read_header(path)
+    os.truncate(path, 100)
+    with pytest.raises(WanError, match=r"a\.safetensors: has 100 bytes now and had 16,\d+ or more when .*; wait"):
+        map_stored(header, ["a"])

@@ -313,7 +313,7 @@ def one_problem(path: Path) -> str:
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 28577000000\n",
             "is a Git LFS pointer (76 bytes of text standing in for 28,577,000,000 bytes)",
         ),
-        (b"PK\x03\x04" + b"\0" * 99, "has no table at its end"),
+        (b"PK\x03\x04" + b"\0" * 99, "has no sound table at its end"),
         (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + b"\0" * 99, "weights_only=True"),
         (b'{"error": "repository not found"}', "is a text file (JSON)"),
         (b"\0" * 4096, "begins with zeros"),

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from ..errors import WanError
-from .header import LARGEST_AXIS, LONGEST_HEADER, MOST_ELEMENTS, Header, TensorInfo, shown, shown_file
+from .header import LARGEST_AXIS, MOST_ELEMENTS, Header, TensorInfo, shown, shown_file
 
 # ggml's type number -> name, elements per block, bytes per block
 TYPES = {
@@ -33,6 +33,7 @@ SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "
 STRING, ARRAY = 8, 9
 ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
 LONGEST_SHAPE = 8
+LONGEST_HEADER = 32_000_000  # bytes; a text encoder's, with 256,384 tokens, has about 6 MB
 DAMAGED = "the file is damaged or was cut short; download it again"
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..errors import WanError
 from .gguf import BLOCKS
-from .header import TensorInfo
+from .header import TensorInfo, shown_file
 
 DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "U16": torch.uint16, "I16": torch.int16,
@@ -26,6 +27,12 @@ MAP_NORESERVE = 0x4000  # Linux's number; Python's mmap module names it from 3.1
 def map_tensors(path: Path, infos: Mapping[str, TensorInfo]) -> dict[str, Tensor]:
     """Tensors of one safetensors or GGUF file; dtypes and shapes as `containers.map_stored` says."""
     data = _map(path)
+    needed = max((info.end for info in infos.values()), default=0)
+    if needed > len(data):
+        raise WanError(
+            f"{shown_file(path)}: has {len(data):,} bytes now and had {needed:,} or more when it was opened; "
+            "wait until it is written, then open it again"
+        )
     return {name: _tensor(data, info) for name, info in infos.items()}
 
 

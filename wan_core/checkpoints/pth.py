@@ -7,6 +7,7 @@ makes them on the meta device, where they cost nothing.
 from __future__ import annotations
 
 import pickle
+import pickletools
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -19,7 +20,8 @@ from ..errors import WanError
 from .header import Header, TensorInfo, listed, shown, shown_file
 from .mapping import DTYPES
 
-LONGEST_PICKLE = 64_000_000  # a 14B model's is about 150 kB
+LONGEST_PICKLE = 10_000_000  # bytes; a 14B model's has about 150 kB
+LARGEST_TUPLE = 1000  # parts, those of its parts included; a tensor's description has about 20
 WRAPPERS_DEEP = 3  # {"state_dict": {...}} and the like
 DAMAGED = "the file is damaged; download it again"
 _SPELLED = {dtype: name for name, dtype in DTYPES.items()}
@@ -43,35 +45,78 @@ def load_pth_tensors(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
 
 
 def _check_archive(path: Path) -> None:
+    """Refuse what torch.save never writes, before torch's reader sees it."""
     file = shown_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, MemoryError):
+            program = _pickle_of(archive, file)
+    except WanError:
+        raise
+    except Exception as error:  # a damaged zip can make Python's reader raise anything
         raise WanError(
-            f"{file}: begins as a PyTorch archive and has no table at its end: the download was cut short; "
-            "download it again"
-        ) from None
-    pickles = [entry for entry in entries if entry.filename.count("/") == 1 and _is_pickle(entry.filename)]
+            f"{file}: begins as a PyTorch archive and has no sound table at its end: it was cut short or "
+            "damaged; download it again"
+        ) from error
+    try:
+        bomb = _has_bomb(program)
+    except Exception as error:  # the same for pickles
+        raise WanError(f"{file}: its table is no sound pickle; {DAMAGED}") from error
+    if bomb:
+        raise WanError(f"{file}: its table nests more than {LARGEST_TUPLE:,} things in one; {DAMAGED}")
+
+
+def _pickle_of(archive: zipfile.ZipFile, file: str) -> bytes:
+    """The pickle of an archive, of a sane length."""
+    names = [entry.filename for entry in archive.infolist()]
+    pickles = [name for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]
     if len(pickles) != 1:
         raise WanError(
-            f"{file}: is a zip archive without weights in it ({listed([e.filename for e in entries])}); "
-            "unpack it, or choose the .safetensors of this model"
+            f"{file}: is a zip archive without weights in it ({listed(names)}); unpack it, or choose the "
+            ".safetensors of this model"
         )
-    if pickles[0].file_size > LONGEST_PICKLE:
-        raise WanError(
-            f"{file}: its table has {pickles[0].file_size:,} bytes, more than the {LONGEST_PICKLE:,} "
-            f"that are read; {DAMAGED}"
-        )
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
         raise WanError(
             f"{file}: its entries are compressed, which torch.save never does; save it again with "
             "torch.save, or choose the .safetensors of this model"
         )
+    size = archive.getinfo(pickles[0]).file_size
+    if size > LONGEST_PICKLE:
+        raise WanError(
+            f"{file}: its table has {size:,} bytes, more than the {LONGEST_PICKLE:,} that are read; {DAMAGED}"
+        )
+    return archive.read(pickles[0])
 
 
-def _is_pickle(name: str) -> bool:
-    return name.endswith("/data.pkl")
+def _has_bomb(program: bytes) -> bool:
+    """Whether a pickle makes an endless tuple, found without making it.
+
+    Tuples hold each other by reference, so that a few lines describe one of 2**60 parts; hashing it as a
+    dictionary's key would take for ever, and one of a million levels overruns the stack.
+    """
+    stack: list[int] = []
+    marks: list[int] = []
+    memo: dict[int, int] = {}
+    for code, argument, _ in pickletools.genops(program):
+        if code.name == "MARK":
+            marks.append(len(stack))
+            continue
+        taken = len(code.stack_before)
+        if pickletools.markobject in code.stack_before:
+            taken += len(stack) - marks.pop() - 2  # the mark and what lies on it count as two in the list
+        if code.name in ("BINPUT", "LONG_BINPUT", "PUT"):
+            memo[argument] = stack[-1]
+        elif code.name == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        elif code.name in ("BINGET", "LONG_BINGET", "GET"):
+            stack.append(memo[argument])
+        else:
+            parts = stack[len(stack) - taken :]
+            del stack[len(stack) - taken :]
+            size = 1 + sum(parts) if "TUPLE" in code.name else 1
+            if size > LARGEST_TUPLE:
+                return True
+            stack += [size] * len(code.stack_after)
+    return False
 
 
 def _load(path: Path, device: str) -> object:

@@ -16,7 +16,7 @@ from ..errors import WanError
 from .header import Header, TensorInfo, listed, shown, shown_file
 
 INDEX = ".index.json"
-LONGEST_INDEX = 100_000_000
+LONGEST_INDEX = 20_000_000  # bytes; a 14B model's has about 120 kB
 MOST_SHARDS = 10_000
 SUFFIXES = (".safetensors", ".gguf", ".pth", ".pt", ".bin")
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)$", re.IGNORECASE)
@@ -94,6 +94,8 @@ def _misplaced(tensors: Mapping[str, TensorInfo], index: Path) -> list[str]:
 def weight_map(index: Path) -> dict[str, str]:
     """Tensor -> file name, from an index; the names stay inside its folder."""
     file = shown_file(index)
+    if not index.is_file():
+        raise WanError(f"{file}: is not a regular file; download the index again")
     if index.stat().st_size > LONGEST_INDEX:
         raise WanError(f"{file}: an index of {index.stat().st_size:,} bytes; download it again")
     try:

@@ -75,8 +75,9 @@ def into_core(
 
 def core_layers(device: torch.device, compute_dtype: torch.dtype) -> Any:
     """Core's namespace of quantized layers; fp8 products only where the device has them."""
-    slow = () if mm.supports_fp8_compute(device) else ("float8_e4m3fn", "float8_e5m2")
-    return comfy.ops.mixed_precision_ops(compute_dtype=compute_dtype, disabled=slow)
+    fast = device.type == "cuda" and mm.supports_fp8_compute(device)
+    without = () if fast else ("float8_e4m3fn", "float8_e5m2")
+    return comfy.ops.mixed_precision_ops(compute_dtype=compute_dtype, disabled=without)
 
 
 def is_core_s(layer: QuantizedLinear, note: Mapping[str, object], device: torch.device) -> bool:

@@ -97,29 +97,17 @@ def experts_take_turns() -> dict[str, Any]:
 
 
 def short_of_memory() -> dict[str, Any]:
-    """A device too small for both experts, or even for one: the same latent, and never more than fits.
-
-    torch.device("cpu", 0) is not torch.device("cpu"), so cpu:0 can play the GPU.
-    """
+    """A device too small for both experts, or even for one: the same latent, and never more than fits."""
     positive, negative = conditioning()
     plenty = sample(handles.load_model(HIGH, LOW, None), positive, negative)
     mm.unload_all_models()
     size = HIGH.stat().st_size
-    device = torch.device("cpu", 0)
-    mm.vram_state = mm.VRAMState.NORMAL_VRAM
-    mm.cpu_state = mm.CPUState.GPU
-    mm.get_torch_device = lambda: device
-    mm.is_device_cpu = lambda which: which == torch.device("cpu")
-    mm.minimum_inference_memory = lambda: 1 << 16
-    mm.extra_reserved_memory = lambda: 0
-    mm.pin_memory = lambda tensor: False
+    pretend_a_gpu()
     mm.should_use_fp16 = mm.should_use_bf16 = lambda *_, **__: False  # so it computes in float32 as before
     handles.activation_bytes = lambda config, shape, dtype: 1 << 16
     answer = {}
     for name, budget in (("one", int(1.4 * size)), ("half", int(0.7 * size))):
-        mm.get_free_memory = lambda device=None, torch_free_too=False, budget=budget: free(
-            budget, torch_free_too
-        )
+        give_memory(budget)
         model = handles.load_model(HIGH, LOW, None)
         latent = sample(model, positive, negative)
         answer[name] = {
@@ -233,10 +221,30 @@ def core_clip() -> comfy.sd.CLIP:
     return comfy.sd.CLIP(target, tokenizer_data=spiece, state_dict=[tensors], model_options=options)
 
 
-def free(budget: int, torch_free_too: bool) -> Any:
-    """What is left of a device of `budget` bytes."""
-    left = budget - sum(loaded.model.loaded_size() for loaded in mm.current_loaded_models if loaded.model)
-    return (left, left) if torch_free_too else left
+def pretend_a_gpu() -> torch.device:
+    """Have core believe in a device with memory of its own, to be set with `give_memory`; returns it.
+
+    torch.device("cpu", 0) is not torch.device("cpu"), so cpu:0 can play the GPU.
+    """
+    device = torch.device("cpu", 0)
+    mm.vram_state = mm.VRAMState.NORMAL_VRAM
+    mm.cpu_state = mm.CPUState.GPU
+    mm.get_torch_device = lambda: device
+    mm.is_device_cpu = lambda which: which == torch.device("cpu")
+    mm.minimum_inference_memory = lambda: 1 << 16
+    mm.extra_reserved_memory = lambda: 0
+    mm.pin_memory = lambda tensor: False
+    return device
+
+
+def give_memory(budget: int) -> None:
+    """The pretended device has `budget` bytes, less what is loaded."""
+
+    def free(device: object = None, torch_free_too: bool = False) -> Any:
+        left = budget - sum(loaded.model.loaded_size() for loaded in mm.current_loaded_models if loaded.model)
+        return (left, left) if torch_free_too else left
+
+    mm.get_free_memory = free
 
 
 def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:

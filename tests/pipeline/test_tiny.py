@@ -18,7 +18,7 @@ from wan_core.models.vae_2_1 import VAEConfig, WanVAE
 from wan_core.pipeline import load_pipeline
 from wan_core.sampling.experts import HIGH_NOISE, LOW_NOISE
 from wan_core.tiny import weights_dir
-from wan_core.tiny.evaluate import held_out_prompts, reconstruction, score
+from wan_core.tiny.evaluate import reconstruction, score, text_cases
 from wan_core.tiny.scenes import draw_clip
 
 CARD = weights_dir().parent / "README.md"
@@ -28,12 +28,12 @@ PROMPTS = 12
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return load_pipeline(weights_dir())
+    return load_pipeline(weights_dir(), task="t2v")
 
 
 @pytest.fixture(scope="module")
 def prompts():
-    return held_out_prompts(PROMPTS, seed=0)
+    return text_cases(PROMPTS, seed=0)
 
 
 def test_the_files_are_safetensors_of_at_most_16_mb_and_sound():
@@ -61,14 +61,14 @@ def test_one_expert_alone_does_clearly_worse(pipeline, prompts, alone):
 
 
 def test_the_vae_rebuilds_unseen_clips_at_30_db(pipeline, prompts):
-    assert reconstruction(pipeline, prompts) >= 30.0
+    assert reconstruction(pipeline, [case.scene for case in prompts]) >= 30.0
 
 
 def test_raw_latents_have_the_released_statistics(prompts):
     vae = WanVAE(VAEConfig(dim=12))
     weights = load_file(weights_dir() / "vae" / "wan_tiny_vae.safetensors")
     vae.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    clips = torch.stack([torch.from_numpy(draw_clip(scene)) for scene, _ in prompts[:6]])
+    clips = torch.stack([torch.from_numpy(draw_clip(case.scene)) for case in prompts[:6]])
     with torch.no_grad():
         latent = normalize_latent(vae.encode(clips.permute(0, 4, 1, 2, 3) * 2 - 1))
     assert latent.mean().abs() < 0.15

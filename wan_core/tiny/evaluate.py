@@ -1,11 +1,13 @@
-"""Held-out evaluation of wan-tiny: prompts of colour, shape and motion together that training never saw.
+"""Held-out evaluation of wan-tiny: colour, shape and motion together that training never saw.
 
     python -m wan_core.tiny.evaluate
-    python -m wan_core.tiny.evaluate --prompts 100 --json evaluation.json --sheet evaluation.png
+    python -m wan_core.tiny.evaluate --task i2v --prompts 100 --json i2v.json --sheet i2v.png
 
-Every video is made by the same pipeline as any other, and judged from its pixels by `measure`. The same is
-then done with the low-noise expert alone, the high-noise expert alone, and the two swapped: a model whose
-experts both matter scores clearly lower each time. Last, the VAE's reconstruction of held-out clips.
+Every video is made by the same pipeline as any other, and judged from its pixels by `measure`. A model that
+takes pictures is given the first frame, the last, or both, of held-out clips; how near the video's own first
+and last frame come to them is said in dB. With two experts the same is then done with the low-noise expert
+alone, the high-noise expert alone, and the two swapped: a model whose experts both matter scores clearly
+lower each time. Last, the VAE's reconstruction of held-out clips.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import dataclasses
 import json
 import logging
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +28,14 @@ from tqdm import tqdm
 from ..checkpoints import load_module, vae_config
 from ..models.vae import make_vae
 from ..models.video_vae import to_frames
-from ..pipeline import Pipeline, decode, encode_prompts, load_pipeline, sample
+from ..pipeline import Pipeline, decode, encode_images, encode_prompts, load_pipeline, sample
 from ..request import Request
 from ..sampling.experts import HIGH_NOISE, LOW_NOISE
+from ..variants import TASKS
 from . import DEFAULTS, weights_dir
-from .captions import caption
+from .captions import action_caption, caption
 from .measure import Measured, measure, psnr
-from .scenes import Scene, draw_clip, held_out, random_scene
+from .scenes import MOTIONS, Scene, draw_clip, draw_frame, held_out, place_anywhere, random_scene
 
 log = logging.getLogger("wancore.tiny")
 ASKED = ("colour", "shape", "motion")
@@ -42,6 +46,16 @@ LINE_UPS = {
     "only the low-noise expert": (LOW_NOISE, LOW_NOISE),
     "the two swapped": (LOW_NOISE, HIGH_NOISE),
 }
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scene to be made, the sentence that asks for it, and the pictures of it that are given."""
+
+    scene: Scene
+    text: str
+    start: np.ndarray | None = None  # (96, 96, 3) in 0..1
+    end: np.ndarray | None = None
 
 
 def held_out_prompts(count: int, seed: int) -> list[tuple[Scene, str]]:
@@ -55,34 +69,106 @@ def held_out_prompts(count: int, seed: int) -> list[tuple[Scene, str]]:
     return pairs
 
 
-def score(
-    pipeline: Pipeline, prompts: list[tuple[Scene, str]], settings: dict[str, float]
-) -> tuple[dict, list]:
-    """The share of prompts whose colour, shape, motion, and all three came out right; and the clips."""
+def text_cases(count: int, seed: int) -> list[Case]:
+    """Held-out scenes asked for by words alone."""
+    return [Case(scene, text) for scene, text in held_out_prompts(count, seed)]
+
+
+def picture_cases(count: int, seed: int, start: bool = True, end: bool = False) -> list[Case]:
+    """Held-out scenes of which pictures are given, begun where the motion cannot be guessed from them."""
+    rng = np.random.default_rng((seed, 98))
+    cases = []
+    for scene, text in held_out_prompts(count, seed):
+        scene = place_anywhere(scene, rng)
+        first, last = (
+            draw_frame(scene, time) if given else None for time, given in ((0.0, start), (1.0, end))
+        )
+        cases.append(Case(scene, text, first, last))
+    return cases
+
+
+def direction_cases(count: int, seed: int) -> list[Case]:
+    """`count` pictures of a still shape in the middle, each asked to go left, right, up and down, and no more
+    said than that."""
+    rng = np.random.default_rng((seed, 97))
+    cases = []
+    for _ in range(count):
+        still = dataclasses.replace(random_scene(rng), motion="left", travel=0.0)
+        picture = draw_frame(still, 0.0)
+        for motion in MOTIONS[:4]:
+            scene = dataclasses.replace(still, motion=motion)
+            cases.append(Case(scene, action_caption(scene, rng), picture))
+    return cases
+
+
+def cases_of(task: str, count: int, seed: int) -> dict[str, list[Case]]:
+    """What a model is asked: by kind of asking, the main one first."""
+    if task == "t2v":
+        return {"text": text_cases(count, seed)}
+    pictured = {
+        "start image": picture_cases(count, seed),
+        "one picture, four directions": direction_cases(max(1, count // 4), seed),
+    }
+    if task == "ti2v":
+        return {"text": text_cases(count, seed), **pictured}
+    return {
+        **pictured,
+        "start and end image": picture_cases(count, seed + 1, end=True),
+        "end image": picture_cases(count, seed + 2, start=False, end=True),
+    }
+
+
+def make(pipeline: Pipeline, cases: list[Case], settings: dict[str, float]) -> list[np.ndarray]:
+    """The clip (17, 96, 96, 3) uint8 of each case."""
     variant = pipeline.variant
-    contexts = encode_prompts(pipeline, [text for _, text in prompts] + [variant.negative_prompt])
-    right = dict.fromkeys((*ASKED, "all three"), 0)
+    contexts = encode_prompts(pipeline, [case.text for case in cases] + [variant.negative_prompt])
     clips = []
-    for number, (scene, text) in enumerate(tqdm(prompts, file=sys.stderr)):
-        request = Request.for_variant(variant, text, **(DEFAULTS | settings), seed=1000 + number)
-        latent = sample(pipeline, request, contexts[number], contexts[-1])
-        clip = torch.cat(list(decode(pipeline, latent))).mul(255).round().byte().numpy()
+    for number, case in enumerate(tqdm(cases, file=sys.stderr)):
+        pictures = {
+            name: torch.from_numpy(picture)
+            for name, picture in (("image", case.start), ("end_image", case.end))
+            if picture is not None
+        }
+        changes = DEFAULTS | settings | pictures | {"seed": 1000 + number}
+        request = Request.for_variant(variant, case.text, **changes).validate(variant)
+        told = encode_images(pipeline, request)
+        latent = sample(pipeline, request, contexts[number], contexts[-1], conditioning=told)
+        clips.append(torch.cat(list(decode(pipeline, latent))).mul(255).round().byte().numpy())
+    return clips
+
+
+def score(pipeline: Pipeline, cases: list[Case], settings: dict[str, float]) -> tuple[dict, list]:
+    """The share of cases whose colour, shape, motion, and all three came out right, and how near the given
+    pictures came out, mean and least, in dB; and the clips."""
+    clips = make(pipeline, cases, settings)
+    right = dict.fromkeys((*ASKED, "all three"), 0)
+    near: dict[str, list[float]] = {"first frame": [], "last frame": []}
+    for case, clip in zip(cases, clips, strict=True):
         seen = measure(clip)
-        hits = [getattr(seen, name) == getattr(scene, name) for name in ASKED]
+        hits = [getattr(seen, name) == getattr(case.scene, name) for name in ASKED]
         for name, hit in zip(right, [*hits, all(hits)], strict=True):
             right[name] += hit
         if not all(hits):
-            log.info("missed %r: %s", text, _words(seen))
-        clips.append(clip)
-    return {name: hits / len(prompts) for name, hits in right.items()}, clips
+            log.info("missed %r: %s", case.text, _words(seen))
+        for name, picture, frame in (
+            ("first frame", case.start, clip[0]),
+            ("last frame", case.end, clip[-1]),
+        ):
+            if picture is not None:
+                near[name].append(psnr(frame / 255.0, picture))
+    figures = {name: hits / len(cases) for name, hits in right.items()}
+    for name, values in near.items():
+        if values:
+            figures |= {f"{name} psnr": float(np.mean(values)), f"{name} psnr, least": min(values)}
+    return figures, clips
 
 
-def reconstruction(pipeline: Pipeline, prompts: list[tuple[Scene, str]]) -> float:
+def reconstruction(pipeline: Pipeline, scenes: list[Scene]) -> float:
     """Mean PSNR in dB of held-out clips encoded and decoded by the VAE."""
     header = pipeline.vae.header
     vae = load_module(make_vae(vae_config(header), device="meta"), pipeline.vae, torch.float32)
     figures = []
-    for scene, _ in prompts:
+    for scene in scenes:
         clip = draw_clip(scene)
         video = torch.from_numpy(clip).permute(3, 0, 1, 2)[None] * 2 - 1
         with torch.no_grad():
@@ -92,20 +178,28 @@ def reconstruction(pipeline: Pipeline, prompts: list[tuple[Scene, str]]) -> floa
 
 
 def evaluate(
-    folder: Path, count: int, seed: int, line_ups: list[str], settings: dict[str, float]
+    pipeline: Pipeline, count: int, seed: int, line_ups: list[str], settings: dict[str, float]
 ) -> tuple[dict[str, object], list[np.ndarray]]:
-    """All figures, by name, and the clips of the first line-up."""
-    prompts = held_out_prompts(count, seed)
-    pipeline = load_pipeline(folder)
+    """All figures, by name, and the clips of the first kind of asking."""
+    asked = cases_of(pipeline.variant.task, count, seed)
     figures: dict[str, object] = {"prompts": count, "seed": seed}
     kept: list[np.ndarray] = []
-    for name in line_ups:
-        high, low = (pipeline.experts[part] for part in LINE_UPS[name])
-        changed = dataclasses.replace(pipeline, experts={HIGH_NOISE: high, LOW_NOISE: low})
-        figures[name], clips = score(changed, prompts, settings)
-        kept = kept or clips
-        log.info("%s: %s", name, {k: f"{v:.1%}" for k, v in figures[name].items()})
-    figures["vae psnr"] = reconstruction(pipeline, prompts[:24])
+
+    def judge(name: str, judged: Pipeline, cases: list[Case]) -> None:
+        figures[name], clips = score(judged, cases, settings)
+        log.info("%s (%d): %s", name, len(cases), {k: round(v, 3) for k, v in figures[name].items()})
+        kept.extend(clips if not kept else [])
+
+    main_cases = next(iter(asked.values()))
+    if len(pipeline.experts) == 2:
+        for name in line_ups:
+            high, low = (pipeline.experts[part] for part in LINE_UPS[name])
+            experts = {HIGH_NOISE: high, LOW_NOISE: low}
+            judge(name, dataclasses.replace(pipeline, experts=experts), main_cases)
+        asked.pop(next(iter(asked)))  # judged above, as "both experts"
+    for name, cases in asked.items():
+        judge(name, pipeline, cases)
+    figures["vae psnr"] = reconstruction(pipeline, [case.scene for case in main_cases[:24]])
     log.info("VAE reconstruction of held-out clips: %.2f dB", figures["vae psnr"])
     return figures, kept
 
@@ -125,6 +219,7 @@ def _words(seen: Measured) -> str:
 def main() -> None:
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=shape)
+    parser.add_argument("--task", choices=TASKS, default="t2v")
     parser.add_argument("--prompts", type=int, default=100, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -147,8 +242,8 @@ def main() -> None:
         "guidance_scale_low": args.cfg_low,
     }
     settings = {name: value for name, value in asked.items() if value is not None}
-    chosen = args.only or list(LINE_UPS)
-    figures, clips = evaluate(args.weights, args.prompts, args.seed, chosen, settings)
+    pipeline = load_pipeline(args.weights, task=args.task)
+    figures, clips = evaluate(pipeline, args.prompts, args.seed, args.only or list(LINE_UPS), settings)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + "\n")
     if args.sheet:

@@ -8,8 +8,8 @@ from comfy_api.latest import io
 from ..wan_core.tiny.scenes import COLOURS, SHAPES, Scene, draw_frame
 from .sockets import CATEGORY
 
-# Where the built-in model's clips begin and end: half their usual way from the middle.
-AWAY = 0.21
+# Where the clips that the built-in model was shown begin and end, from the middle.
+AWAY = 0.25
 PLACES = {
     "left": (0.5 - AWAY, 0.5),
     "right": (0.5 + AWAY, 0.5),

@@ -106,10 +106,12 @@ class WanCoreImageToVideo(io.ComfyNode):
         check_frames(frames, variant.vae_stride[0])
         start, end = one_picture("start_image", start_image), one_picture("end_image", end_image)
         variant.check_images(start is not None, end is not None, frames)
-        first = end if start is None else start
-        if first is not None:
-            width, height, first = fitted(first, variant, SIZES[size], width, height)
-            start, end = (None, first) if start is None else (first, end)
+        rounding, first = SIZES[size], end if start is None else start
+        if rounding is not None and first is not None:
+            rows, columns, _ = first.shape
+            width, height = variant.size_for_image(columns, rows, width * height, rounding)
+        elif variant.stretches_image:  # so that nothing is squashed
+            start, end = (cropped(picture, width, height) for picture in (start, end))
         check_side("width", width, variant.size_multiple)
         check_side("height", height, variant.size_multiple)
         say(f"{width} x {height}, {frames} frames, for {variant.title}")
@@ -147,14 +149,9 @@ def one_picture(name: str, images: Tensor | None) -> Tensor | None:
     return images[0, :, :, :3]
 
 
-def fitted(
-    image: Tensor, variant: Variant, rounding: str | None, width: int, height: int
-) -> tuple[int, int, Tensor]:
-    """Width and height of the video, and what of the picture (H, W, 3) it shows."""
-    if rounding is None:
-        return width, height, crop_to_aspect(image, width, height)
-    rows, columns, _ = image.shape
-    return *variant.size_for_image(columns, rows, width * height, rounding), image
+def cropped(picture: Tensor | None, width: int, height: int) -> Tensor | None:
+    """The centre of a picture with the video's aspect, where there is a picture."""
+    return None if picture is None else crop_to_aspect(picture, width, height)
 
 
 def encoder(vae: VAEHandle | comfy.sd.VAE) -> Encode:

@@ -22,8 +22,8 @@ class WanCoreLoadTextEncoder(io.ComfyNode):
             node_id="WanCoreLoadTextEncoder",
             display_name="Load Text Encoder (WanCore)",
             category=CATEGORY,
-            description="Loads a UMT5 text encoder whose file holds its tokenizer. ComfyUI's own CLIP loader "
-            "may take its place.",
+            description="Loads a UMT5 text encoder with the tokenizer inside its file or beside it. "
+            "ComfyUI's own CLIP loader may take its place.",
             search_aliases=["umt5", "t5", "clip"],
             inputs=[
                 io.Combo.Input(

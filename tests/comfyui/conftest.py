@@ -36,12 +36,13 @@ def comfyui() -> Path:
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the built-in model, or of a random one of its layout where none has been trained."""
-    if BUILT_IN.exists():
+    """The folder of the built-in models, with random ones of their layout for those not trained yet."""
+    folder = tmp_path_factory.mktemp("weights")
+    toys = write_toy_weights(folder)
+    if all((BUILT_IN / toy).is_file() for toy in toys):
         return BUILT_IN
-    toy = tmp_path_factory.mktemp("weights")
-    write_toy_weights(toy)
-    return toy
+    shutil.copytree(BUILT_IN, folder, dirs_exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

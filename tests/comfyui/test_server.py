@@ -18,7 +18,10 @@ pytestmark = pytest.mark.comfy
 
 SURFACE = Path(__file__).parent / "surface.json"
 # Their lists are the files that happen to be there.
-FILE_INPUTS = ("high_noise_model", "low_noise_model", "text_encoder_name", "vae_name")
+FILE_INPUTS = (
+    *("high_noise_model", "low_noise_model", "text_encoder_name", "vae_name"),
+    *("lora_name", "partner"),
+)
 
 
 def test_the_pack_is_imported_without_complaint(server: ComfyServer) -> None:
@@ -60,8 +63,9 @@ def test_every_number_has_finite_limits(server: ComfyServer) -> None:
                 assert all(math.isfinite(limit) for limit in limits), f"{name}.{field}: {limits}"
 
 
-def test_the_example_is_offered_as_a_template(server: ComfyServer) -> None:
-    assert server.get("/workflow_templates")["wancore"] == ["text_to_video"]
+def test_the_examples_are_offered_as_templates(server: ComfyServer) -> None:
+    examples = sorted(path.stem for path in (ROOT / "example_workflows").glob("*.json"))
+    assert sorted(server.get("/workflow_templates")["wancore"]) == examples
 
 
 def test_the_loaders_list_the_built_in_model(server: ComfyServer) -> None:

@@ -19,8 +19,11 @@ WORKFLOWS = ROOT / "example_workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 
 
-def test_there_is_a_text_to_video_example() -> None:
-    assert "text_to_video" in NAMES
+def test_there_is_one_for_every_task() -> None:
+    assert {
+        *("text_to_video", "image_to_video", "first_last_frame"),
+        *("ti2v_text_to_video", "ti2v_image_to_video"),
+    } <= set(NAMES)
     assert sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json")) == NAMES
 
 
@@ -36,7 +39,7 @@ def test_no_node_covers_another(name: str) -> None:
     nodes = json.loads((WORKFLOWS / f"{name}.json").read_text())["nodes"]
     title = 30
     boxes = {  # left, top, right, bottom
-        node["type"]: (x, y - title, x + width, y + height)
+        node["id"]: (x, y - title, x + width, y + height)
         for node in nodes
         for (x, y), (width, height) in [(node["pos"], node["size"])]
     }
@@ -65,19 +68,22 @@ def prompt_of(canvas: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
         if node["type"] not in known:
             continue  # a note
         values = iter(node["widgets_values"])
-        spec = known[node["type"]]["input"]["required"]
+        groups = known[node["type"]]["input"]
+        spec = groups.get("required", {}) | groups.get("optional", {})
         inputs = {}
         for socket in node["inputs"]:
             name = socket["name"]
             if "widget" not in socket:
-                inputs[name] = links[socket["link"]]
+                inputs[name] = links.get(socket["link"])
                 continue
             inputs[name] = next(values)
             if spec[name][1].get("control_after_generate"):
                 next(values)
         assert list(inputs) == list(spec), f"{node['type']} misses an input or has one too many"
         assert list(values) == [], f"{node['type']} has a widget value too many"
-        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+        connected = {name: value for name, value in inputs.items() if value is not None}
+        assert set(groups["required"]) <= set(connected), f"{node['type']} has a loose socket"
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": connected}
     return prompt
 
 

@@ -47,8 +47,8 @@ COMFYUI_NAMES = (
 )
 
 
-def write_toy_weights(models: Path) -> None:
-    """All of wan-tiny into the folders of a ComfyUI `models` folder."""
+def write_toy_weights(models: Path) -> list[Path]:
+    """All of wan-tiny into the folders of a ComfyUI `models` folder; returns the files, relative to that."""
     for variant, names in TRANSFORMERS.items():
         channels = variant.in_channels, variant.out_channels
         config = TransformerConfig(*channels, dim=128, ffn_dim=256, num_heads=1, num_layers=2, text_dim=64)
@@ -62,6 +62,7 @@ def write_toy_weights(models: Path) -> None:
     for name, sizes in vaes.items():
         save(random_weights(make_vae(sizes), 2), models / "vae" / name, torch.float16)
     save(text_encoder(width=64), models / "text_encoders" / "wan_tiny_umt5.safetensors", torch.float16)
+    return [path.relative_to(models) for path in models.rglob("*.safetensors")]
 
 
 def write_wide_weights(models: Path) -> None:

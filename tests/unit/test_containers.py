@@ -152,5 +152,5 @@ def test_a_file_that_shrank_since_it_was_read_is_one_line(tmp_path: Path):
     path = files.save(tmp_path / "a.safetensors", {"a": torch.ones(4096)})
     header = read_header(path)
     os.truncate(path, 100)
-    with pytest.raises(WanError, match=r"a\.safetensors: has 100 bytes now and had 16,\d+ or more when .*; wait"):
+    with pytest.raises(WanError, match=r"a\.safetensors: has 100 bytes now and had 16,\d+ or more .*; wait"):
         map_stored(header, ["a"])

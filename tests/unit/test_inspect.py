@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.unit import checkpoint_files as files
-from wan_core.checkpoints import inspect, open_checkpoint, readable
+from wan_core.checkpoints import check_pair, expert_of, inspect, open_checkpoint, readable, require
 from wan_core.errors import WanError
 from wan_core.models.transformer import TransformerConfig, WanTransformer
 
@@ -458,11 +458,18 @@ def test_loras_and_other_members_of_the_family_are_named_and_refused(tmp_path: P
     lora = {f"diffusion_model.blocks.0.self_attn.q.lora_{side}.weight": torch.ones(4, 4) for side in "AB"}
     path = files.save(tmp_path / "lora.safetensors", lora)
     says(path, family="lora", task=None)
-    with pytest.raises(WanError, match="LoRA"):
-        open_checkpoint(path)
+    assert "Changes 1 layers, rank 4" in readable(inspect(path))
+    with pytest.raises(WanError, match=r"is a LoRA, but the model slot needs a Wan transformer"):
+        require(open_checkpoint(path), "dense")
     old = files.transformer(in_channels=36) | {"img_emb.proj.0.bias": torch.ones(4)}
     path = files.save(tmp_path / "wan21.safetensors", old)
     with pytest.raises(WanError, match=r"Wan2\.1 image-to-video"):
+        open_checkpoint(path)
+    whole = files.renamed(files.umt5(), files.KEYMAPS["umt5"]["hf"]) | {
+        "decoder.final_layer_norm.weight": torch.ones(4)
+    }
+    path = files.save(tmp_path / "umt5.safetensors", whole)
+    with pytest.raises(WanError, match=r"holds UMT5's decoder.*; choose the encoder alone"):
         open_checkpoint(path)
     path = files.save(tmp_path / "fun.safetensors", files.transformer(in_channels=52))
     says(path, family="wan-transformer", task=None)
@@ -495,3 +502,59 @@ def test_readable_speaks_to_a_newcomer(tmp_path: Path):
     assert "the Wan2.2 VAE" in text
     assert "steps of 32" in text
     assert "TI2V-5B model only" in readable(inspect(files.save(tmp_path / "v.safetensors", files.vae_2_2())))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "query", "width", "words"),
+    [
+        ("diffusion_model.", "self_attn.q", 5120, "the A14B models"),
+        ("lora_unet_", "self_attn_q", 3072, "TI2V-5B"),
+        ("transformer.", "attn1.to_q", 640, "none of the released ones"),
+    ],
+)
+def test_a_lora_says_what_it_was_made_for(prefix: str, query: str, width: int, words: str, tmp_path: Path):
+    block = "blocks_3_" if "_unet_" in prefix else "blocks.3."
+    layer = f"{prefix}{block}{query}"
+    tensors = {
+        f"{layer}.lora_down.weight": torch.ones(8, width),
+        f"{layer}.lora_up.weight": torch.ones(width, 8),
+    }
+    path = files.save(
+        tmp_path / "style_low_noise.safetensors", tensors | {f"{layer}.alpha": torch.tensor(8.0)}
+    )
+    says(path, family="lora", expert="low_noise")
+    text = readable(inspect(path))
+    assert "Changes 1 layers, rank 8." in text
+    assert f"Made for a network {width:,} wide ({words})." in text
+
+
+BUILT_IN = sorted(
+    (Path(__file__).resolve().parents[2] / "wan_core/tiny/weights/diffusion_models").glob("*_noise.*")
+)
+
+
+@pytest.mark.parametrize("path", BUILT_IN, ids=lambda path: path.stem)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_built_in_experts_are_known_by_their_numbers_whatever_their_name(
+    path: Path, dtype: torch.dtype, tmp_path: Path
+):
+    tensors = {f"model.{name}": value.to(dtype) for name, value in open_checkpoint(path).load().items()}
+    other = "low" if "high" in path.stem else "high"
+    found = inspect(files.save(tmp_path / f"wan_{other}_noise.safetensors", tensors))
+    numbers = tensors["model.head.modulation"].flatten()[:8].tolist()
+    assert found.expert == expert_of(path.name), f"known.py lacks the row of {path.name}: {numbers}"
+    assert "by its numbers, which are those of" in readable(found)
+
+
+def test_a_swapped_pair_is_caught_though_its_files_are_renamed(tmp_path: Path):
+    high, low = (path for path in BUILT_IN if "t2v" in path.stem)
+    (tmp_path / "a_high_noise.safetensors").symlink_to(low)
+    (tmp_path / "b_low_noise.safetensors").symlink_to(high)
+    pair = [
+        open_checkpoint(tmp_path / name) for name in ("a_high_noise.safetensors", "b_low_noise.safetensors")
+    ]
+    with pytest.raises(
+        WanError, match=r"a_high_noise.safetensors is the other expert of .*; exchange the two files"
+    ):
+        check_pair(*pair)
+    check_pair(*reversed(pair))

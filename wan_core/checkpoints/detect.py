@@ -26,15 +26,21 @@ _STRANGERS = (
     (r"^decoder\.\d+\.(?:conv\.|bias$|weight$)", "a small preview VAE (TAE)"),
     (r"^layers\.\d+\.self_attn\.[qkvo]_proj\.", "a language model"),
 )
-# Parts that the plain Wan2.2 transformers do not have, and whose they are.
-_EXTRA_PARTS = (
-    ("img_emb.", "image features of a Wan2.1 image-to-video model"),
-    ("vace_", "a VACE control branch"),
-    ("control_adapter.", "a camera control branch"),
-    ("casual_audio_encoder.", "the speech-to-video branch"),
-    ("face_adapter.", "the Animate branch"),
-    ("ref_conv.", "a reference-image branch"),
-)
+# Parts that the plain Wan2.2 models do not have, and whose they are.
+_EXTRA_PARTS = {
+    TRANSFORMER: (
+        ("img_emb.", "image features of a Wan2.1 image-to-video model"),
+        ("vace_", "a VACE control branch"),
+        ("control_adapter.", "a camera control branch"),
+        ("casual_audio_encoder.", "the speech-to-video branch"),
+        ("face_adapter.", "the Animate branch"),
+        ("ref_conv.", "a reference-image branch"),
+    ),
+    UMT5: (
+        ("decoder.", "UMT5's decoder, which Wan does not read"),
+        ("dec.", "UMT5's decoder, which Wan does not read"),
+    ),
+}
 
 
 # Weights outside the row of blocks that a whole file has.
@@ -102,7 +108,7 @@ def detect(header: Header) -> Detection:
         names=released,
         tensors={name: header.tensors[stored] for name, stored in released.items()},
         has_tokenizer=has_tokenizer,
-        extra_part=_extra_part(released) if layout.family == TRANSFORMER else None,
+        extra_part=_extra_part(released, layout.family),
     )
 
 
@@ -153,9 +159,9 @@ def _stranger(names: Iterable[str]) -> str | None:
     return None
 
 
-def _extra_part(names: Iterable[str]) -> str | None:
+def _extra_part(names: Iterable[str], family: str) -> str | None:
     names = list(names)
-    for start, what in _EXTRA_PARTS:
+    for start, what in _EXTRA_PARTS.get(family, ()):
         if any(name.startswith(start) for name in names):
             return what
     return None

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import WanError
+from ..lora.keys import parse_key
 from ..variants import Variant, variant_for_task
 from ..variants.variant import DENSE, HIGH_NOISE, LOW_NOISE
 from .configs import transformer_config, umt5_config, vae_config
 from .containers import read_header
 from .detect import Detection, detect, missing_parts
 from .header import Header, listed, shown_file
+from .known import known_expert
 from .layouts import LORA, TRANSFORMER, UMT5, UNKNOWN, VAE_2_1, VAE_2_2
 from .pairs import expert_of
 from .quantization import Storage, detect_storage
@@ -36,20 +39,26 @@ LAYOUT_WORDS = {
 }
 
 
+# A LoRA's layer whose columns are the network's width, and whose width that is.
+_QUERY = re.compile(r"(?:self_attn[._]q|attn1[._]to_q)$")
+_WIDTHS = {5120: "the A14B models", 3072: "TI2V-5B", 1536: "Wan2.1 1.3B, which is not loaded here"}
+
+
 @dataclass(frozen=True)
 class Inspection:
     """What a file is. `to_dict` is the stable part; the rest is for people.
 
     family        "wan-transformer", "wan-vae-2.1", "wan-vae-2.2", "umt5", "lora" or "unknown"
     task          "t2v", "i2v", "ti2v" by a transformer's channels, else None
-    expert        "high_noise" or "low_noise", a hint from the file's name (the tensors of the two look
-                  alike); "dense" for a model that is one network; None when nothing says
+    expert        "high_noise" or "low_noise", by its numbers when the model is known (known.py), else a hint
+                  from the file's name; "dense" for a model that is one network; None when nothing says
     layout        "released", "comfyui" (released names behind a prefix, or a text encoder with its tokenizer
                   inside), "diffusers", "huggingface", "gguf", or None
     quantization  see quantization.py; the scheme of most of the numbers
     parameters    the exact number of weights, without scales and tokenizer; None when it cannot be read
     problems      what is wrong with the file, a line each
-    limits        what is right with the file and still beyond this version, a line each
+    limits        what is right with the file and still cannot be loaded, a line each
+    known         the model whose expert this is by its numbers, else None
     """
 
     file: str
@@ -61,6 +70,7 @@ class Inspection:
     parameters: int | None = None
     problems: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
+    known: str | None = None
     facts: tuple[str, ...] = ()
 
     @property
@@ -97,18 +107,20 @@ def inspect_header(path: str | Path, header: Header, detection: Detection) -> In
     """The same from a header that has been read already."""
     storage = detect_storage(header)
     facts, faults = _facts(detection)
+    known = known_expert(header, detection)
     file = shown_file(path)
     return Inspection(
         file=str(path),
         family=detection.family,
         task=detection.task,
-        expert=_expert(path, detection),
+        expert=known.expert if known else _expert(path, detection),
         layout=detection.layout,
         quantization=storage.quantization,
         parameters=_parameters(detection, storage),
         problems=(*header.problems, *(f"{file}: {fault}" for fault in faults)),
         limits=tuple(f"{file}: {limit}" for limit in _limits(detection, storage)),
-        facts=(*facts, *storage.notes),
+        known=known.model if known else None,
+        facts=(*facts, *_parts(header), *storage.notes),
     )
 
 
@@ -118,8 +130,7 @@ def readable(inspection: Inspection) -> str:
     if inspection.family != UNKNOWN:
         lines.append(f"  {_sentence(inspection)}")
     if inspection.expert:
-        hint = "" if inspection.expert == DENSE else ", going by the file's name (the tensors do not say)"
-        lines.append(f"  Expert: {EXPERT_WORDS[inspection.expert]}{hint}.")
+        lines.append(f"  Expert: {EXPERT_WORDS[inspection.expert]}{_source(inspection)}.")
     elif inspection.task in ("t2v", "i2v"):
         lines.append(
             "  Expert: the name does not say high or low noise, and the tensors of the two look alike."
@@ -129,9 +140,16 @@ def readable(inspection: Inspection) -> str:
     lines += [f"  {fact[0].upper()}{fact[1:]}." for fact in inspection.facts]
     if fits := _fits(inspection):
         lines.append(f"  Fits with: {fits}.")
-    lines += [f"  Not yet: {limit}" for limit in inspection.limits]
+    lines += [f"  Cannot be loaded: {limit}" for limit in inspection.limits]
     lines += [f"  Problem: {problem}" for problem in inspection.problems]
     return "\n".join(lines)
+
+
+def _source(inspection: Inspection) -> str:
+    """Where the word about the expert comes from."""
+    if inspection.known:
+        return f", by its numbers, which are those of {inspection.known}"
+    return "" if inspection.expert == DENSE else ", going by the file's name (the tensors do not say)"
 
 
 def _sentence(inspection: Inspection) -> str:
@@ -149,7 +167,7 @@ def _parameters(detection: Detection, storage: Storage) -> int:
 
 
 def _expert(path: str | Path, detection: Detection) -> str | None:
-    if detection.family != TRANSFORMER:
+    if detection.family not in (TRANSFORMER, LORA):
         return None
     if detection.task is not None and variant_for_task(detection.task).boundary is None:
         return DENSE
@@ -173,6 +191,11 @@ def _facts(detection: Detection) -> tuple[list[str], list[str]]:
         return [], [str(error)]
 
 
+def _parts(header: Header) -> list[str]:
+    count = len({info.file for info in header.tensors.values()})
+    return [f"one model in {count} files, loaded together"] if count > 1 else []
+
+
 def _unknown(detection: Detection) -> str:
     what = detection.stranger or f"none of Wan's files (its tensors: {listed(list(detection.tensors))})"
     return f"this is {what}; choose a Wan transformer, a Wan VAE or a UMT5 text encoder"
@@ -192,35 +215,49 @@ def _umt5_size(detection: Detection) -> list[str]:
     return [f"{config.num_layers} layers, {config.dim} wide, {config.vocab_size:,} tokens; {tokenizer}"]
 
 
-def _vae_2_1_size(detection: Detection) -> list[str]:
+def _vae_size(detection: Detection) -> list[str]:
     config = vae_config(detection.tensors)
-    return [f"{config.latent_channels} latent channels, one cell for 4 x 8 x 8 pixels; {config.dim} wide"]
+    side = 16 if detection.family == VAE_2_2 else 8
+    cell = f"4 x {side} x {side}"
+    return [f"{config.latent_channels} latent channels, one cell for {cell} pixels; {config.dim} wide"]
 
 
-def _vae_2_2_size(detection: Detection) -> list[str]:
-    channels = detection.tensors["conv2.weight"].shape[:1]
-    return [f"{', '.join(map(str, channels))} latent channels, one cell for 4 x 16 x 16 pixels"]
+def _lora_size(detection: Detection) -> list[str]:
+    keys = {name: key for name in detection.tensors if (key := parse_key(name))}
+    downs = {key.stem: detection.tensors[name].shape for name, key in keys.items() if key.part == "down"}
+    ranks = sorted({shape[0] for shape in downs.values() if shape})
+    widths = sorted({shape[1] for stem, shape in downs.items() if len(shape) == 2 and _QUERY.search(stem)})
+    facts = [f"changes {len({key.stem for key in keys.values()}):,} layers"]
+    if ranks:
+        facts[0] += f", rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else "")
+    for width in widths[:1]:
+        facts.append(f"made for a network {width:,} wide ({_WIDTHS.get(width, 'none of the released ones')})")
+    return facts
 
 
 _SIZES: dict[str, Callable[[Detection], list[str]]] = {
     TRANSFORMER: _transformer_size,
     UMT5: _umt5_size,
-    VAE_2_1: _vae_2_1_size,
-    VAE_2_2: _vae_2_2_size,
-    LORA: lambda detection: [f"{len(detection.tensors):,} tensors"],
+    VAE_2_1: _vae_size,
+    VAE_2_2: _vae_size,
+    LORA: _lora_size,
 }
 
 
 def _limits(detection: Detection, storage: Storage) -> list[str]:
-    """What this version leaves to a later one; a line here goes when the code for it comes."""
+    """What cannot be loaded though nothing is wrong with the file."""
     limits = []
-    if detection.family == LORA:
-        limits.append("LoRA files cannot be applied yet")
     if detection.extra_part:
-        limits.append(f"holds {detection.extra_part}; choose a plain Wan2.2 T2V, I2V or TI2V transformer")
+        wanted = (
+            "the encoder alone, such as umt5_xxl_fp16.safetensors"
+            if detection.family == UMT5
+            else "a plain Wan2.2 T2V, I2V or TI2V transformer"
+        )
+        limits.append(f"holds {detection.extra_part}; choose {wanted}")
     elif detection.family == TRANSFORMER and detection.task is None:
         limits.append(
-            "its channels are those of another variant; choose a Wan2.2 T2V, I2V or TI2V transformer"
+            "its channels are those of another variant (a plain one reads 16, 36 or 48); choose a Wan2.2 "
+            "T2V, I2V or TI2V transformer"
         )
     if detection.family != UNKNOWN and storage.unreadable:
         schemes = " and ".join(sorted(set(storage.unreadable.values())))
@@ -238,6 +275,7 @@ def _fits(inspection: Inspection) -> str | None:
         VAE_2_1: "the A14B models, text to video and image to video (TI2V-5B needs the Wan2.2 VAE)",
         VAE_2_2: "the TI2V-5B model only (the A14B models need the Wan2.1 VAE)",
         UMT5: "every Wan2.2 model that reads text embeddings of its width",
+        LORA: "the transformer it was trained on, or another of the same task and width",
     }.get(inspection.family)
 
 

@@ -136,7 +136,11 @@ _VAE_2_2_STAGES: Rules = (
 
 # The first whose sign is found wins. LoRA names contain those of the model they are for, so they go first.
 LAYOUTS = (
-    Layout("lora", LORA, re.compile(r"[._]lora_(?:A|B|a|b|up|down)\b|\.lok[rh]_|\.hada_|\.diff(?:_[bm])?$")),
+    Layout(
+        "lora",
+        LORA,
+        re.compile(r"[._]lora(?:_linear_layer)?[._](?:A|B|a|b|up|down)\b|\.lokr_|\.hada_|\.diff(?:_[bm])?$"),
+    ),
     Layout("released", TRANSFORMER, re.compile(r"^blocks\.\d+\.(?:self|cross)_attn\.[qkvo]\.")),
     Layout(
         "diffusers",

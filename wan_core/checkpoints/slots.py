@@ -88,6 +88,13 @@ def check_pair(high: Checkpoint, low: Checkpoint) -> None:
             f"{high.file} and {low.file} hold the same weights; choose the high-noise file for one slot and "
             "the low-noise file for the other"
         )
+    for role, checkpoint in ((HIGH_NOISE, high), (LOW_NOISE, low)):
+        known = checkpoint.inspection.known
+        if known and checkpoint.inspection.expert != role:
+            raise WanError(
+                f"{checkpoint.file} is the other expert of {known} by its numbers, whatever its name, "
+                f"and {SLOTS[role].name} needs its partner; exchange the two files"
+            )
     if expert_of(str(high.path)) == LOW_NOISE and expert_of(str(low.path)) == HIGH_NOISE:
         log.warning("%s and %s look swapped by their names; exchange the two slots", high.file, low.file)
 

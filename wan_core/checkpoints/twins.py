@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from ..errors import WanError
 from .checkpoint import Checkpoint
+from .rounding import ROUNDING, close
 
 # Small tensors that training moves: enough to tell two experts apart, read in a moment.
 _TELLTALE = (
     *("head.modulation", "head.head.bias", "patch_embedding.bias", "time_projection.1.bias"),
     *("blocks.0.modulation", "blocks.0.self_attn.norm_q.weight", "blocks.0.cross_attn.norm_k.weight"),
 )
-# dtype -> the largest relative error of rounding to it, and the largest absolute one near zero.
-ROUNDING = {
-    "F64": (2.0**-53, 0.0), "F32": (2.0**-24, 0.0), "F16": (2.0**-11, 2.0**-25), "BF16": (2.0**-8, 0.0),
-    "F8_E4M3": (2.0**-4, 2.0**-10), "F8_E5M2": (2.0**-3, 2.0**-17),
-}  # fmt: skip
-_TWICE = 1.25  # room for a number that was rounded to one dtype on its way to another
 
 
 def same_weights(first: Checkpoint, second: Checkpoint) -> bool:
@@ -37,17 +29,3 @@ def same_weights(first: Checkpoint, second: Checkpoint) -> bool:
     return bool(names) and all(
         close(first.tensor(name), second.tensor(name), *dtypes[name]) for name in names
     )
-
-
-def close(ours: Tensor, theirs: Tensor, our_dtype: str, their_dtype: str) -> bool:
-    """Whether two tensors can be roundings of the same numbers."""
-    if ours.shape != theirs.shape:
-        return False
-    if our_dtype == their_dtype:
-        return torch.equal(ours, theirs)
-    ours, theirs = ours.float(), theirs.float()
-    relative, smallest = (
-        sum(pair) * _TWICE for pair in zip(ROUNDING[our_dtype], ROUNDING[their_dtype], strict=True)
-    )
-    allowed = torch.maximum(ours.abs(), theirs.abs()) * relative + smallest
-    return bool(((ours - theirs).abs() <= allowed).all())

@@ -1,0 +1,55 @@
+"""Experts known by their numbers: a swapped pair is found out even when its files are renamed.
+
+The two experts of a model differ in no name and no shape, so this is a table of the first numbers of
+`head.modulation`, kept unrounded in every file seen so far. Add a row for a model: `fingerprint` gives it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..variants.variant import HIGH_NOISE, LOW_NOISE
+from .containers import map_stored
+from .detect import Detection
+from .header import Header
+from .rounding import ROUNDING, close
+
+TENSOR = "head.modulation"
+NUMBERS = 8
+
+
+@dataclass(frozen=True)
+class Known:
+    """One expert of one model."""
+
+    model: str
+    expert: str
+    numbers: tuple[float, ...]
+
+
+_HIGH = (0.02453613, 0.01031494, 0.006744385, 0.06347656, -0.05834961, -0.03063965, 0.03466797, -0.01544189)
+_LOW = (0.05688477, 0.01403809, -0.02392578, 0.07714844, -0.06347656, -0.04345703, 0.0378418, -0.2617188)
+KNOWN = (
+    Known("wan-tiny for text to video", HIGH_NOISE, _HIGH),
+    Known("wan-tiny for text to video", LOW_NOISE, _LOW),
+)
+
+
+def fingerprint(header: Header, detection: Detection) -> torch.Tensor | None:
+    """The numbers a transformer is known by (8,), in the file's dtype; None when it lacks them."""
+    info = detection.tensors.get(TENSOR)
+    if header.problems or info is None or info.dtype not in ROUNDING or info.elements < NUMBERS:
+        return None
+    stored = detection.names[TENSOR]
+    return map_stored(header, [stored])[stored].flatten()[:NUMBERS]
+
+
+def known_expert(header: Header, detection: Detection) -> Known | None:
+    """The expert that a transformer file holds by its numbers, or None when they are new to us."""
+    numbers = fingerprint(header, detection)
+    if numbers is None:
+        return None
+    dtype = detection.tensors[TENSOR].dtype
+    return next((one for one in KNOWN if close(numbers, torch.tensor(one.numbers), dtype, "F32")), None)

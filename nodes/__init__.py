@@ -11,6 +11,7 @@ from .empty_video_latent import WanCoreEmptyVideoLatent
 from .example_image import WanCoreExampleImage
 from .expert_plan import WanCoreExpertPlan
 from .image_to_video import WanCoreImageToVideo
+from .load_lora import WanCoreLoadLora
 from .load_model import WanCoreLoadModel
 from .load_text_encoder import WanCoreLoadTextEncoder
 from .load_vae import WanCoreLoadVAE
@@ -30,9 +31,10 @@ NODES: list[type[io.ComfyNode]] = [
     WanCoreExpertPlan,
     WanCoreImageToVideo,
     WanCoreExampleImage,
+    WanCoreLoadLora,
 ]
 
-MODEL_FOLDERS = ("diffusion_models", "text_encoders", "vae")
+MODEL_FOLDERS = ("diffusion_models", "text_encoders", "vae", "loras")
 
 
 class WanCoreExtension(ComfyExtension):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import comfy.model_management as mm
@@ -17,11 +17,14 @@ from ..wan_core.checkpoints import (
     check_pair,
     open_checkpoint,
     require,
+    tokenizer_of,
     transformer_config,
     umt5_config,
     vae_config,
 )
+from ..wan_core.checkpoints.loras import Lora, load_lora
 from ..wan_core.errors import WanError
+from ..wan_core.lora import Change, change_bytes, with_changes
 from ..wan_core.models.transformer import TransformerConfig, WanTransformer
 from ..wan_core.models.umt5 import UMT5Encoder
 from ..wan_core.models.vae import make_vae
@@ -52,6 +55,7 @@ class ModelHandle:
     variant: Variant
     config: TransformerConfig
     experts: dict[str, Hosted]
+    loras: tuple[Lora, ...] = ()
 
     @property
     def patcher(self) -> comfy.model_patcher.ModelPatcher:
@@ -63,6 +67,10 @@ class ModelHandle:
 
     def is_dynamic(self) -> bool:
         return all(expert.is_dynamic() for expert in self.experts.values())
+
+    def changes(self, expert: str) -> list[Change]:
+        """What all LoRAs together do to one expert."""
+        return [change for lora in self.loras for change in lora.changes[expert]]
 
 
 def load_model(path: Path, low: Path | None, dtype: torch.dtype | None) -> ModelHandle:
@@ -78,6 +86,14 @@ def load_model(path: Path, low: Path | None, dtype: torch.dtype | None) -> Model
         experts[role] = host(WanTransformer, config, file, device, resting_device, kept, compute)
         experts[role].module.compute_dtype = compute
     return ModelHandle(variant_for_task(first.inspection.task), config, experts)
+
+
+def add_lora(
+    model: ModelHandle, path: Path, partner: Path | None, strength_high: float, strength_low: float
+) -> ModelHandle:
+    """The same model wearing one more LoRA. Raises WanError for a bad file and one of which nothing fits."""
+    strengths = dict(zip(model.variant.experts, (strength_high, strength_low), strict=False))
+    return replace(model, loras=(*model.loras, load_lora(path, model.config, strengths, partner)))
 
 
 def checked_files(path: Path, low: Path | None) -> dict[str, Checkpoint]:
@@ -114,8 +130,10 @@ class HostedExperts:
         """The expert, on its device. Loaded alone: of two in one call core would keep the wrong one."""
         expert = self.model.experts[name]
         with self.progress.loading(name):
-            expert.load(activation_bytes(self.model.config, self.latent_shape, expert.module.compute_dtype))
-        return expert.module
+            room = activation_bytes(self.model.config, self.latent_shape, expert.module.compute_dtype)
+            changes = self.model.changes(name)
+            expert.load(room + change_bytes(changes))
+        return with_changes(expert.module, changes, expert.device)
 
 
 def activation_bytes(config: TransformerConfig, latent_shape: torch.Size, dtype: torch.dtype) -> int:
@@ -152,14 +170,9 @@ def check_length(field: str, count: int, most: int) -> None:
 
 
 def load_text_encoder(path: Path) -> TextEncoderHandle:
-    """A UMT5 encoder. Raises WanError for a file that is none or has no tokenizer inside."""
+    """A UMT5 encoder. Raises WanError for a file that is none or has no tokenizer inside or beside it."""
     file = require(open_checkpoint(path), "text_encoder")
-    spiece = file.spiece_model()
-    if spiece is None:
-        raise WanError(
-            f"{file.file}: holds no tokenizer (spiece_model); choose a umt5_xxl file made for ComfyUI"
-        )
-    tokenizer = Tokenizer.from_spiece(spiece, file.file)
+    tokenizer = tokenizer_of(file)
     config = umt5_config(file.header)
     hosted = host(UMT5Encoder, config, file, mm.text_encoder_device(), mm.text_encoder_offload_device())
     return TextEncoderHandle(hosted.patcher, tokenizer)

@@ -12,8 +12,8 @@ from .gguf import DECODERS
 
 Decode = Callable[[Tensor], Tensor]
 
-# Numbers made at a time: their float32 form and what unpacking needs stay within a few hundred megabytes.
-CHUNK_NUMBERS = 2**24
+# Numbers made at a time: their float32 form and what unpacking needs stay within some tens of megabytes.
+CHUNK_NUMBERS = 2**22
 
 
 def as_numbers(codes: Tensor) -> Tensor:

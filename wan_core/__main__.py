@@ -80,7 +80,10 @@ def run_generate(options: argparse.Namespace) -> int:
         pipeline = with_lora(pipeline, *lora)
         print(pipeline.loras[-1].coverage.text(), file=sys.stderr)
     changes = {name: getattr(options, name) for name in REQUEST_OPTIONS if getattr(options, name) is not None}
-    settings = (DEFAULTS if built_in else {}) | changes
+    own = dict(DEFAULTS) if built_in else {}
+    if options.max_area is not None:  # then a picture gives the size
+        own = {name: value for name, value in own.items() if name not in ("width", "height")}
+    settings = own | changes
     request = check_request(pipeline, Request.for_variant(pipeline.variant, options.prompt, **settings))
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     logging.getLogger("wancore").setLevel(logging.INFO)  # a 14B expert takes minutes to load: say which one

@@ -325,7 +325,7 @@ def _parts(file: Path) -> tuple[Path, ...]:
     """The files of the model that a file is part of; only itself when some are missing."""
     try:
         return find_parts(file).files
-    except WanError:  # `inspect` will say what is wrong
+    except (WanError, OSError):  # `inspect` will say what is wrong
         return (file,)
 
 

@@ -149,6 +149,10 @@ class Request:
             )
         check_rounding(self.rounding)
         if self.max_area is not None:
+            if self.width is not None:
+                raise WanError(
+                    "max area: it is for sizes that follow from a picture; leave it out, or width and height"
+                )
             _check_whole("max area", self.max_area, variant.size_multiple**2, MAX_SIDE**2)
         width, height = self.size(variant)
         check_side("width", width, variant.size_multiple)

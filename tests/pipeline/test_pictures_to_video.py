@@ -40,7 +40,8 @@ def picture(seed=0, height=24, width=48):
 
 
 def request_for(pipeline, **changes):
-    return Request.for_variant(pipeline.variant, **{**SMALL, **changes}).validate(pipeline.variant)
+    settings = {**SMALL, "max_area": None if "width" in changes else SMALL["max_area"], **changes}
+    return Request.for_variant(pipeline.variant, **settings).validate(pipeline.variant)
 
 
 def latent_of(pipeline, **changes):
@@ -130,9 +131,7 @@ def test_ti2v_keeps_the_encoded_picture_as_its_first_latent_frame(ti2v):
 
 
 def test_ti2v_from_text_alone(ti2v, tmp_path):
-    followed = generate(
-        ti2v, Request.for_variant(ti2v.variant, width=64, height=32, **SMALL), tmp_path / "out.mp4"
-    )
+    followed = generate(ti2v, request_for(ti2v, width=64, height=32), tmp_path / "out.mp4")
     assert [step["expert"] for step in followed["steps"]] == ["dense", "dense"]
     assert followed["switch"] is None
     chunks = list(decode(ti2v, torch.randn(1, 48, 2, 2, 4)))
@@ -142,7 +141,7 @@ def test_ti2v_from_text_alone(ti2v, tmp_path):
 @pytest.mark.parametrize(
     ("task", "changes", "words"),
     [
-        ("t2v", {"image": picture()}, ["start image", "T2V-A14B", "text only", "I2V-A14B"]),
+        ("t2v", {"image": picture(), "max_area": None}, ["start image", "T2V-A14B", "text only", "I2V-A14B"]),
         ("i2v", {}, ["image", "I2V-A14B needs a start image, an end image or both"]),
         ("ti2v", {"image": picture(), "end_image": picture()}, ["end image", "TI2V-5B", "I2V-A14B"]),
         ("i2v", {"image": "nowhere.png"}, ["start image", "nowhere.png", "no file"]),
@@ -151,10 +150,12 @@ def test_ti2v_from_text_alone(ti2v, tmp_path):
         ("i2v", {"image": picture(), "width": 64}, ["height", "missing", "width"]),
         ("i2v", {"image": picture(), "height": 64}, ["width", "missing", "height"]),
         ("i2v", {"image": picture(), "max_area": 10}, ["max area", "10"]),
+        ("i2v", {"image": picture(), "width": 64, "height": 32}, ["max area", "leave it out"]),
+        ("t2v", {}, ["max area", "leave it out"]),
         ("i2v", {"image": picture(), "max_area": 1e6}, ["max area", "1000000.0", "whole"]),
         ("i2v", {"image": picture(), "rounding": "up"}, ["rounding", "up", "released, exact"]),
         ("i2v", {"image": picture(0, 16, 160), "max_area": 1000}, ["image", "160 x 16", "too long and thin"]),
-        ("ti2v", {"width": 48, "height": 64}, ["width", "48", "32", "64"]),
+        ("ti2v", {"width": 48, "height": 64, "max_area": None}, ["width", "48", "32", "64"]),
     ],
     ids=lambda value: str(value)[:40].replace("\n", " "),
 )

@@ -267,6 +267,11 @@ def test_conditioning_of_another_size_is_refused():
     for given, word in (
         (Conditioning(channels=torch.zeros(1, 20, 3, 2, 4)), "image: prepared for a latent of 3 x 2 x 4"),
         (Conditioning(clean_latent=CLEAN, denoise_mask=torch.ones(1, 1, 5, 1, 1)), "denoise mask"),
+        (Conditioning(clean_latent=CLEAN[..., :1, :3], denoise_mask=torch.ones(1, 1, 3, 1, 4)), "mask"),
+        (
+            Conditioning(clean_latent=torch.ones(1, 2, 1, 4, 4), denoise_mask=torch.ones(1, 1, 3, 1, 1)),
+            "image",
+        ),
     ):
         with pytest.raises(WanError) as error:
             run(schedule, conditioning=given)

@@ -31,7 +31,8 @@ class Conditioning:
 
     def on(self, latent: Tensor) -> Conditioning:
         """The same on the device of a latent (B, C, F, h, w). Raises WanError when made for another."""
-        for part, name in ((self.channels, "image"), (self.denoise_mask, "denoise mask")):
+        parts = (self.channels, "image"), (self.clean_latent, "image"), (self.denoise_mask, "denoise mask")
+        for part, name in parts:
             if part is not None and any(
                 n not in (1, size) for n, size in zip(part.shape[2:], latent.shape[2:], strict=True)
             ):

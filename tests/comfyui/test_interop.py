@@ -6,16 +6,21 @@ pytest tests/comfyui/test_interop.py
 from __future__ import annotations
 
 import io
+import json
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from .comfy_server import ComfyServer, Run
+from .comfy_server import ROOT, RUN_SECONDS, ComfyServer, Run, comfyui_python
 from .toy_weights import write_wide_weights
 
 pytestmark = pytest.mark.comfy
+
+SCRIPT = Path(__file__).parent / "inside_images.py"
 
 
 def test_core_decodes_our_latent_as_we_do(server: ComfyServer, text_to_video: dict[str, Any]) -> None:
@@ -84,6 +89,40 @@ def test_core_takes_our_video_and_our_frames(server: ComfyServer, text_to_video:
     ours, read_back = pictures(server, run, "40"), pictures(server, run, "41")
     assert ours.shape == read_back.shape
     assert run.outputs["32"]["images"][0]["filename"].startswith("core")
+
+
+@pytest.fixture(scope="module")
+def pictures_apart(comfyui: Path, weights: Path) -> dict[str, Any]:
+    """What inside_images.py found, by question."""
+    command = [comfyui_python(comfyui), str(SCRIPT), str(comfyui), str(ROOT), str(weights)]
+    answer = subprocess.run(
+        command, cwd=comfyui, capture_output=True, text=True, check=False, timeout=RUN_SECONDS
+    )
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    return json.loads(answer.stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize("given", ["start", "start and end"])
+def test_image_to_video_is_as_core_has_it(pictures_apart: dict[str, Any], given: str) -> None:
+    """WanImageToVideo, WanFirstLastFrameToVideo and core's sampler, for Image to Video and our Sampler."""
+    found = pictures_apart["image_to_video"][given]
+    assert found["mask"] == 0
+    assert found["latent"] < 1e-5
+    assert found["with core's VAE"] < 1e-5
+    assert found["what core's model reads"] < 1e-6
+    assert found["our sampler"] < 1e-4
+    # Core tells the network the exact timestep, the released code and ours a whole number.
+    assert found["core's sampler"] < 0.05
+
+
+def test_ti2v_is_as_core_has_it(pictures_apart: dict[str, Any]) -> None:
+    """Wan22ImageToVideoLatent and core's sampler, for Image to Video and our Sampler."""
+    found = pictures_apart["text_and_image_to_video"]
+    assert found["mask"] == 0
+    assert found["latent"] < 1e-5
+    assert found["our sampler"] < 1e-4
+    assert found["core's sampler"] < 0.05
+    assert found["first latent frame"] < 1e-6, "the picture was not kept"
 
 
 def node(class_type: str, **inputs: object) -> dict[str, Any]:

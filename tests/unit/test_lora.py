@@ -192,6 +192,15 @@ def test_products_of_factors(make, prefix, network, tmp_path):
     assert_exact(network, lora, wanted)
 
 
+def test_a_whole_lokr_has_no_use_for_its_alpha(network, tmp_path):
+    parts, dense = lokr(Q, False, False)
+    parts["alpha"] = torch.tensor(1e10).half()  # ai-toolkit's, rounded to infinity
+    tensors = {f"diffusion_model.{Q}.{part}": value for part, value in parts.items()}
+    lora = load(tmp_path / "style.safetensors", tensors)
+    assert_exact(network, lora, {f"{Q}.weight": dense})
+    assert sorted(lora.coverage.rows[0].applied) == sorted(tensors)
+
+
 @pytest.mark.parametrize("kind", ["lora", "loha", "lokr"])
 def test_cores_of_convolutions(kind, network, tmp_path):
     parts, dense = tucker_parts(kind)
@@ -268,6 +277,12 @@ def test_stored_dtypes(dtype, network, tmp_path):
         tensors |= {f"diffusion_model.{layer}.alpha": torch.tensor(2, dtype=torch.int64)}
     wanted = deltas({layer: (up.float(), down.float()) for layer, (up, down) in made.items()})
     assert_exact(network, load(tmp_path / "style.safetensors", tensors), wanted)
+
+
+def test_a_pytorch_archive(network, tmp_path):
+    made = factors()
+    torch.save(SCHEMES["lightning-default"](made), tmp_path / "style.pt")
+    assert_exact(network, load_lora(tmp_path / "style.pt", CONFIG, BOTH), deltas(made))
 
 
 def test_a_missing_alpha_means_one_and_rslora_is_said_by_peft(network, tmp_path):

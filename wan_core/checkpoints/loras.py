@@ -118,7 +118,7 @@ def _check_any_applied(file: Path, outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         reason = "layer this model does not have" if outcome.reason == UNMATCHED else outcome.reason
         counts[reason] += len(outcome.names)
-    why = "; ".join(f"{count:,} {reason}" for reason, count in counts.most_common(3))
+    why = "; ".join(f"{count:,}: {reason}" for reason, count in counts.most_common(3))
     example = shown(outcomes[0].names[0]) if outcomes else "none"
     raise WanError(
         f"{shown_file(file)}: none of its {counts.total():,} tensors fits this model ({why}; the first is "

@@ -136,7 +136,7 @@ def fit(file: str, tensors: Parts, network: Network, scaling: Scaling) -> list[O
         parts = {part: _numbers(file, name, tensors[name]) for part, name in names.items()}
         factor = functools.partial(scaling.factor, stem)
         if stem in alphas:
-            factor = functools.partial(_over_rank, _alpha(file, alphas[stem], tensors))
+            factor = functools.partial(_over_rank, file, alphas[stem], tensors[alphas[stem]])
         by_stem[stem] += _adapter(place.layer, names, parts, factor, network, expert)
     for stem, name in alphas.items():
         # An alpha shares its adapter's fate, and without one is nothing.
@@ -288,10 +288,6 @@ def _both(parts: Parts, first: str, second: str) -> tuple[Tensor, Tensor]:
     return parts[first], parts[second]
 
 
-def _over_rank(alpha: float, rank: int) -> float:
-    return alpha / rank
-
-
 # --- the stored tensors -----------------------------------------------------------------------------------
 
 
@@ -303,17 +299,17 @@ def _numbers(file: str, name: str, tensor: Tensor) -> Tensor:
         )
     if tensor.element_size() == 1:  # fp8, which torch moves and casts and does nothing else with
         tensor = tensor.to(torch.bfloat16)
-    if not torch.isfinite(tensor).all():
+    if not math.isfinite(tensor.sum(dtype=torch.float32)):  # one NaN is enough to show in it
         raise WanError(
             f"{file}: {shown(name)} holds NaN or infinite values; download the LoRA again or choose another"
         )
     return tensor
 
 
-def _alpha(file: str, name: str, tensors: Parts) -> float:
-    tensor = tensors[name]
-    if tensor.numel() != 1 or not math.isfinite(value := float(tensor.float())):
+def _over_rank(file: str, name: str, alpha: Tensor, rank: int) -> float:
+    """Read only where it counts: ai-toolkit's alpha of a whole LoKr is 1e10, and infinite in float16."""
+    if alpha.numel() != 1 or not math.isfinite(value := float(alpha.float())):
         raise WanError(
             f"{file}: {shown(name)} is no single finite number; download the LoRA again or choose another"
         )
-    return value
+    return value / rank

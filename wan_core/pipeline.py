@@ -317,7 +317,9 @@ def _inspect_folder(folder: Path) -> list[Inspection]:
     if not folder.is_dir():
         raise WanError(f"model: there is no folder {folder}; give one that holds the model's files")
     places = [folder / name for name in SUBFOLDERS if (folder / name).is_dir()]
-    files = [file for place in places for file in sorted(place.iterdir()) if file.suffix.lower() in WEIGHTS]
+    # ComfyUI looks into the folders of its folders too; beside the parts lies whatever it may.
+    inside = [sorted(place.iterdir() if place == folder else place.rglob("*")) for place in places]
+    files = [file for items in inside for file in items if file.suffix.lower() in WEIGHTS]
     return [inspect(file) for file in {_parts(file): file for file in reversed(files)}.values()]
 
 
@@ -330,10 +332,12 @@ def _parts(file: Path) -> tuple[Path, ...]:
 
 
 def _task(found: list[Inspection], with_image: bool) -> str:
-    """The task that is meant: the only one there, or the first in order of preference."""
+    """The task that is meant: the first in order of preference that is there, whole rather than in part."""
     order = WITH_IMAGE if with_image else TEXT_ONLY
-    there = {one.task for one in found}
-    return next((task for task in order if task in there), order[0])
+    there = {(one.task, one.expert) for one in found}
+    whole = [task for task in order if all((task, name) in there for name in variant_for_task(task).experts)]
+    partly = [task for task in order if any(one.task == task for one in found)]
+    return next(iter(whole + partly), order[0])
 
 
 def _only(

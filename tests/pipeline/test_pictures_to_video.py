@@ -184,18 +184,28 @@ def test_bad_requests_are_one_line_before_anything_is_loaded(
         (("i2v", "ti2v"), False, "ti2v"),
         (("i2v",), False, "i2v"),
         (("ti2v",), False, "ti2v"),
+        (("i2v_high", "ti2v"), True, "ti2v"),
     ],
 )
 def test_the_task_that_is_meant(every_model, tmp_path, left, with_image, task):
     folder = shutil.copytree(every_model, tmp_path / "models", symlinks=True)
     for file in (folder / "diffusion_models").iterdir():
-        if file.name.split("_")[1].split(".")[0] not in left:
+        if not file.name.removeprefix("toy_").startswith(left):
             file.unlink()
     pipeline = load_pipeline(folder, with_image=with_image)
     assert pipeline.variant.task == task
     assert pipeline.vae.inspection.family == pipeline.variant.vae_family
     with pytest.raises(WanError, match="task: 's2v' is not known"):
         load_pipeline(folder, task="s2v")
+
+
+def test_models_in_folders_of_comfyuis_folders(every_model, tmp_path):
+    folder = shutil.copytree(every_model, tmp_path / "models", symlinks=True)
+    for expert in ("high", "low"):
+        inner = folder / "diffusion_models/wan/i2v" / expert
+        inner.mkdir(parents=True)
+        (folder / f"diffusion_models/toy_i2v_{expert}_noise.safetensors").rename(inner / "model.safetensors")
+    assert load_pipeline(folder, task="i2v").experts["low_noise"].path.parent.name == "low"
 
 
 def test_a_folder_without_the_task_asked_for(model_folder):

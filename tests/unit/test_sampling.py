@@ -262,6 +262,17 @@ def test_image_channels_go_into_the_network_only():
     assert torch.equal(seen[0], torch.cat([noise, channels.expand(2, -1, -1, -1, -1)], dim=1))
 
 
+def test_a_mask_with_an_area_is_read_at_each_tokens_first_cell():
+    """As ComfyUI may hand it over: (1, 1, F, h, w), here the left half clean and a quarter half so."""
+    mask = torch.ones(1, 1, 2, 2, 8)
+    mask[..., :4], mask[..., 4:6] = 0.0, 0.5
+    given = Conditioning(clean_latent=torch.zeros(1, 3, 2, 2, 8), denoise_mask=mask)
+    latent = torch.ones(2, 3, 2, 2, 8)
+    assert given.timesteps(800, latent).tolist() == [[0, 0, 400, 800] * 2] * 2
+    assert given.keep_clean(latent)[1, 2, 1, 0].tolist() == [0, 0, 0, 0, 0.5, 0.5, 1, 1]
+    assert given.model_input(latent) is latent
+
+
 def test_conditioning_of_another_size_is_refused():
     schedule = make_schedule("euler", 2, 5.0)
     for given, word in (

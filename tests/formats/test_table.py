@@ -6,6 +6,7 @@ before quantization, within what the quantization costs.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,3 +178,22 @@ def test_a_float32_file_is_rounded_and_others_keep_their_few_float32_tensors(tmp
         quantize, _, _ = forms.QUANTIZATIONS[name]
         checkpoint = open_checkpoint(forms.write_safetensors(tmp_path, quantize(TRANSFORMER)))
         assert checkpoint.rounding(torch.bfloat16) == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what is mapped")
+def test_what_is_copied_is_not_kept_mapped_as_well(tmp_path: Path):
+    """A float32 file in bfloat16 is there once; a quantized one is there as its file's pages."""
+
+    def is_mapped(path: Path) -> bool:
+        return str(path) in Path("/proc/self/maps").read_text(encoding="utf-8")
+
+    for name, kept in (("float32", False), ("fp8 per row, no marker", True)):
+        quantize, _, _ = forms.QUANTIZATIONS[name]
+        path = forms.write_safetensors(tmp_path, quantize(TRANSFORMER))
+        checkpoint = open_checkpoint(path)
+        network = WanTransformer(transformer_config(checkpoint.header), device="meta")
+        load_module(network, checkpoint, checkpoint.rounding(torch.bfloat16))
+        assert is_mapped(path) == kept
+        assert velocity(network).isfinite().all()
+        del network
+        assert not is_mapped(path)

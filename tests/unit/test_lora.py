@@ -510,6 +510,62 @@ def test_a_control_lora_s_wide_patch_embedding_is_left_out(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        ({"lora_A.weight": (4,), "lora_B.weight": (96, 4)}, "adapter with a factor that is no matrix"),
+        ({"lora_A.weight": (0, 96), "lora_B.weight": (96, 0)}, "adapter with a factor that is no matrix"),
+        ({"lora_A.weight": (4, 96), "lora_B.weight": (96, 8)}, "adapter whose factors do not fit"),
+        ({"hada_w1_a": (), "hada_w1_b": (4, 96), "hada_w2_a": (96, 4), "hada_w2_b": (4, 96)}, "adapter with"),
+        (
+            {"hada_w1_a": (96, 4), "hada_w1_b": (4, 96), "hada_w2_a": (96, 4), "hada_w2_b": (4, 90)},
+            "adapter whose factors do not fit",
+        ),
+        (
+            {"lokr_w1": (8, 5), "lokr_w2": (12, 24)},
+            "layer of another shape (96 x 120, this model has 96 x 96)",
+        ),
+        ({"lokr_w1": (8, 4), "lokr_t2": (4,), "lokr_w2_a": (4, 12), "lokr_w2_b": (4, 24)}, "adapter whose"),
+        ({"diff_b": (96, 1)}, "layer of another shape (96 x 1, this model has 96)"),
+        ({"diff": (96,)}, "layer of another shape (96, this model has 96 x 96)"),
+    ],
+)
+def test_damaged_adapters_are_left_out(parts, reason, tmp_path):
+    good = SCHEMES["kijai"](factors(0, ["blocks.0.ffn.0"]))
+    bad = {f"{Q}.{part}": torch.ones(shape) for part, shape in parts.items()}
+    bad |= {f"{Q}.alpha": torch.tensor(1.0)}
+    lora = load(tmp_path / "style.safetensors", good | bad)
+    (found,) = lora.coverage.rows[0].skipped
+    assert found.startswith(reason)
+    assert sorted(lora.coverage.rows[0].skipped[found]) == sorted(bad)
+
+
+def test_adapters_of_norms_are_left_out(tmp_path):
+    good = SCHEMES["kijai"](factors(0, [Q]))
+    bad = {
+        f"blocks.0.norm3.lora_{part}.weight": torch.ones(shape)
+        for part, shape in (("A", (4, 1)), ("B", (96, 4)))
+    }
+    bad |= {"blocks.0.self_attn.norm_q.diff_b": torch.ones(96)}
+    lora = load(tmp_path / "style.safetensors", good | bad)
+    assert sorted(lora.coverage.rows[0].skipped) == [
+        "change of a bias that its layer does not have",
+        "layer of another shape (96 x 1, this model has 96)",
+    ]
+
+
+def test_a_layer_spelled_twice_is_changed_once(network, tmp_path):
+    made = factors(0, [Q, FFN])
+    tensors = {}
+    for scheme in ("kijai", "diffusers", "musubi"):
+        tensors |= SCHEMES[scheme]({layer: (up.clone(), down.clone()) for layer, (up, down) in made.items()})
+    lora = load(tmp_path / "style.safetensors", tensors)
+    assert_exact(network, lora, deltas(made))
+    row = lora.coverage.rows[0]
+    assert row.skipped.keys() == {"second spelling of a tensor that is there already"}
+    assert len(row.applied) + sum(map(len, row.skipped.values())) == len(tensors)
+
+
 def test_strangers_are_unmatched(tmp_path):
     good = SCHEMES["kijai"](factors(0, [Q]))
     odd = {"blocks.0.self_attn.qq.lora_A.weight": torch.ones(4, 4), "blocks.0.norm3.weight": torch.ones(96)}

@@ -6,7 +6,7 @@ import functools
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..errors import WanError, shown
 from ..models.transformer import TransformerConfig, WanTransformer
 from ..variants.variant import HIGH_NOISE
 from .adapters import Delta, Dense, Hadamard, Kronecker, LowRank, tucker
-from .keys import LayerNames, Place, parse_key
+from .keys import Key, LayerNames, Place, parse_key
 
 Parts = Mapping[str, Tensor]
 Factor = Callable[[int], float]  # an adapter's rank to the number that scales it
@@ -25,6 +25,8 @@ Factor = Callable[[int], float]  # an adapter's rank to the number that scales i
 UNMATCHED = "unmatched"
 OTHER_SHAPE = "layer of another shape"  # how the reason begins
 DORA = "DoRA, which needs the weights themselves"
+TWICE = "second spelling of a tensor that is there already"
+NO_FIT = "adapter whose factors do not fit each other"
 
 
 # --- what comes out ---------------------------------------------------------------------------------------
@@ -111,47 +113,82 @@ def network_of(config: TransformerConfig) -> Network:
 
 def fit(file: str, tensors: Parts, network: Network, scaling: Scaling) -> list[Outcome]:
     """Find the place of every tensor. Raises WanError for one that is NaN or no plain float."""
-    adapters: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)  # (stem, adapter) -> part -> name
-    alphas: dict[str, str] = {}  # stem -> name; adapters of one layer share it
-    outcomes: list[Outcome] = []
-    for name in tensors:
-        key = parse_key(name)
-        if key is None:
-            place = network.names.find(name)
-            outcomes.append(Outcome((name,), reason=place if isinstance(place, str) else UNMATCHED))
-        elif key.part == "alpha":
-            alphas[key.stem] = name
-        else:
-            adapters[key.stem, key.adapter][key.part] = name
+    layers, outcomes = _by_layer(tensors, network)
+    for layer in layers:
+        made: list[Outcome] = []
+        for names in layer.adapters.values():
+            parts = {part: _numbers(file, name, tensors[name]) for part, name in names.items()}
+            factor = functools.partial(scaling.factor, layer.stem)
+            if layer.alpha is not None:
+                factor = functools.partial(_over_rank, file, layer.alpha, tensors[layer.alpha])
+            made += _adapter(layer, names, parts, factor, network)
+        if layer.alpha is not None:  # it shares its adapter's fate, and without one is nothing
+            fate = min(made, key=lambda one: one.reason is not None, default=Outcome((), reason=UNMATCHED))
+            made.append(Outcome((layer.alpha,), reason=fate.reason, expert=layer.expert))
+        outcomes += made
+    return outcomes
 
-    places = {stem: network.names.find(stem) for stem in [stem for stem, _ in adapters] + list(alphas)}
+
+@dataclass
+class _Layer:
+    """The stored tensors of one layer under one spelling of its name."""
+
+    name: str
+    expert: str | None
+    stem: str
+    alpha: str | None = None  # its adapters share it
+    adapters: dict[str, dict[str, str]] = field(default_factory=dict)  # adapter -> part -> stored name
+
+    def take(self, key: Key, name: str) -> bool:
+        """Note a tensor down; False for one that is there already."""
+        if key.part == "alpha":
+            first, self.alpha = self.alpha is None, self.alpha or name
+            return first
+        return self.adapters.setdefault(key.adapter, {}).setdefault(key.part, name) == name
+
+    @property
+    def parts(self) -> set[tuple[str, str]]:
+        return {(adapter, part) for adapter, names in self.adapters.items() for part in names}
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        alpha = () if self.alpha is None else (self.alpha,)
+        return (*(name for names in self.adapters.values() for name in names.values()), *alpha)
+
+
+def _by_layer(names: Iterable[str], network: Network) -> tuple[list[_Layer], list[Outcome]]:
+    """The layers that tensors belong to, and what became of the tensors that belong to none."""
+    keys = {name: parse_key(name) for name in names}
+    places = {name: network.names.find(key.stem if key else name) for name, key in keys.items()}
     has_experts = any(isinstance(place, Place) and place.expert for place in places.values())
-    by_stem: dict[str, list[Outcome]] = defaultdict(list)
-    for (stem, _), names in adapters.items():
-        place = places[stem]
-        if not isinstance(place, Place):
-            by_stem[stem].append(Outcome(tuple(names.values()), reason=place or UNMATCHED))
+    layers: dict[tuple[str | None, str], _Layer] = {}
+    left: list[Outcome] = []
+    for name, key in keys.items():
+        place = places[name]
+        if key is None or not isinstance(place, Place):
+            left.append(Outcome((name,), reason=place if isinstance(place, str) else UNMATCHED))
             continue
         expert = HIGH_NOISE if place.first and has_experts else place.expert
-        parts = {part: _numbers(file, name, tensors[name]) for part, name in names.items()}
-        factor = functools.partial(scaling.factor, stem)
-        if stem in alphas:
-            factor = functools.partial(_over_rank, file, alphas[stem], tensors[alphas[stem]])
-        by_stem[stem] += _adapter(place.layer, names, parts, factor, network, expert)
-    for stem, name in alphas.items():
-        # An alpha shares its adapter's fate, and without one is nothing.
-        alone = Outcome((), reason=UNMATCHED)
-        fate = min(by_stem[stem], key=lambda one: one.reason is not None, default=alone)
-        by_stem[stem].append(Outcome((name,), reason=fate.reason, expert=fate.expert))
-    return outcomes + [outcome for group in by_stem.values() for outcome in group]
+        layer = layers.setdefault((expert, key.stem), _Layer(place.layer, expert, key.stem))
+        if not layer.take(key, name):
+            left.append(Outcome((name,), reason=TWICE, expert=expert))
+
+    kept: dict[tuple[str | None, str], list[_Layer]] = defaultdict(list)
+    for layer in layers.values():
+        spellings = kept[layer.expert, layer.name]
+        if any(layer.parts & other.parts for other in spellings):
+            left.append(Outcome(layer.stored, reason=TWICE, expert=layer.expert))
+        else:
+            spellings.append(layer)
+    return [layer for spellings in kept.values() for layer in spellings], left
 
 
 def _adapter(
-    layer: str, names: Mapping[str, str], parts: Parts, factor: Factor, network: Network, expert: str | None
+    layer: _Layer, names: Mapping[str, str], parts: Parts, factor: Factor, network: Network
 ) -> list[Outcome]:
-    """What one layer's tensors do to it: an adapter, and perhaps a changed bias beside it."""
+    """What one adapter's tensors do to its layer: change the weight, and perhaps the bias as well."""
     if "dora" in parts:
-        return [Outcome(tuple(names.values()), reason=DORA, expert=expert)]
+        return [Outcome(tuple(names.values()), reason=DORA, expert=layer.expert)]
     outcomes = []
     for own, read in _KINDS:
         held = {part: parts[part] for part in parts if own.match(part)}
@@ -159,13 +196,13 @@ def _adapter(
             continue
         stored = tuple(names[part] for part in held)
         try:
-            changes = tuple(read(layer, held, factor))
+            changes = tuple(read(layer.name, held, factor))
             for change in changes:
                 _check_shape(change, network.shapes)
         except _Unfit as fault:
-            outcomes.append(Outcome(stored, reason=str(fault), expert=expert))
+            outcomes.append(Outcome(stored, reason=str(fault), expert=layer.expert))
         else:
-            outcomes.append(Outcome(stored, changes, expert=expert))
+            outcomes.append(Outcome(stored, changes, expert=layer.expert))
     return outcomes
 
 
@@ -179,7 +216,7 @@ def _lora(layer: str, parts: Parts, factor: Factor) -> list[Change]:
     if "mid" in parts:
         core = parts["mid"]
         if core.ndim < 2 or tuple(core.shape[:2]) != (up.shape[1], rank):
-            raise _Unfit("adapter whose factors do not fit each other")
+            raise _Unfit(NO_FIT)
         inner = torch.einsum("mn...,ni->mi...", core.float(), inner.float()).flatten(1)
     changes = [Change(layer, "weight", _low_rank(up, inner, factor(rank)))]
     if "up_bias" in parts:
@@ -196,7 +233,7 @@ def _loha(layer: str, parts: Parts, factor: Factor) -> list[Change]:
         return [Change(layer, "weight", Dense(scale * product))]
     delta = Hadamard(_low_rank(*first, scale), _low_rank(*second, 1.0))
     if delta.first.shape != delta.second.shape:
-        raise _Unfit("adapter whose factors do not fit each other")
+        raise _Unfit(NO_FIT)
     return [Change(layer, "weight", delta)]
 
 
@@ -248,11 +285,10 @@ _KINDS = (
 def _check_shape(change: Change, shapes: Mapping[str, tuple[int, ...]]) -> None:
     if change.parameter not in shapes:
         raise _Unfit(f"change of a {change.part} that its layer does not have")
-    expected = shapes[change.parameter]
-    exact = isinstance(change.delta, Dense)
-    found = tuple(change.delta.value.shape) if exact else change.delta.shape
-    # a convolution's factors are matrices over all it reads: (O, I * kernel)
-    wanted = expected if exact and len(found) == len(expected) else (expected[0], math.prod(expected[1:]))
+    wanted = shapes[change.parameter]
+    found = tuple(change.delta.value.shape) if isinstance(change.delta, Dense) else change.delta.shape
+    if len(wanted) == 5 and len(found) == 2:  # a convolution's factors are matrices over all that it reads
+        wanted = (wanted[0], math.prod(wanted[1:]))
     if found != wanted:
         raise _Unfit(f"{OTHER_SHAPE} ({_by(found)}, this model has {_by(wanted)})")
 
@@ -264,19 +300,19 @@ def _by(shape: tuple[int, ...]) -> str:
 def _low_rank(up: Tensor, down: Tensor, scale: float) -> LowRank:
     up, down = _matrix(up), _matrix(down)
     if up.shape[1] != len(down):
-        raise _Unfit("adapter whose factors do not fit each other")
+        raise _Unfit(NO_FIT)
     return LowRank(up, down, scale)
 
 
 def _tucker(core: Tensor, out_side: Tensor, in_side: Tensor) -> Tensor:
     sides = (len(out_side), len(in_side))
     if out_side.ndim != 2 or in_side.ndim != 2 or tuple(core.shape[:2]) != sides:
-        raise _Unfit("adapter whose factors do not fit each other")
+        raise _Unfit(NO_FIT)
     return tucker(core, out_side, in_side)
 
 
 def _matrix(tensor: Tensor) -> Tensor:
-    if tensor.ndim < 2:
+    if tensor.ndim < 2 or tensor.numel() == 0:
         raise _Unfit("adapter with a factor that is no matrix")
     return tensor.flatten(1)
 
@@ -285,6 +321,8 @@ def _both(parts: Parts, first: str, second: str) -> tuple[Tensor, Tensor]:
     missing = [part for part in (first, second) if part not in parts]
     if missing:
         raise _Unfit(f"half of an adapter ({' and '.join(missing)} missing)")
+    for part in (first, second):
+        _matrix(parts[part])
     return parts[first], parts[second]
 
 

@@ -210,15 +210,20 @@ def random_blocks(kind: str, rows: int, columns: int, seed: int = 0) -> np.ndarr
     return data.reshape(rows, -1)
 
 
-def write_gguf(path: Path, tensors: Tensors, kind: str, architecture: str = "wan") -> Tensors:
-    """Matrices in a ggml type, the rest in F32, as conversion tools do; returns the numbers it stands for."""
+def write_gguf(
+    path: Path, tensors: Tensors, kind: str, architecture: str = "wan", most_axes: int = 4
+) -> Tensors:
+    """Matrices in a ggml type, the rest in F32, as conversion tools do; returns the numbers it stands for.
+
+    ggml knows four axes: of more the first two become one, and the real shape is noted.
+    """
     writer = gguf.GGUFWriter(path, architecture)
     dtype, numbers = gguf.GGMLQuantizationType[kind], {}
     block, _ = gguf.GGML_QUANT_SIZES[dtype]
     for seed, (name, value) in enumerate(tensors.items()):
         if not is_matrix(name, value) or value.shape[1] % block:
             numbers[name] = value
-            if value.ndim > 4:  # ggml knows four axes: the first two become one, the real shape is noted
+            if value.ndim > most_axes:
                 writer.add_array(f"comfy.gguf.orig_shape.{name}", list(value.shape))
                 value = value.flatten(0, 1)
             writer.add_tensor(name, value.numpy())

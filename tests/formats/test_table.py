@@ -134,6 +134,13 @@ def test_transformer_in_gguf(kind: str, names: str, tmp_path: Path):
     check(network, velocity, released(numbers, named, WIDE_TRANSFORMER), original, error or 0.0)
 
 
+def test_a_patch_embedding_of_five_axes_in_gguf(tmp_path: Path):
+    """More than ggml knows; the tools for Wan write it all the same."""
+    numbers = forms.write_gguf(tmp_path / "model.gguf", WIDE_TRANSFORMER, "Q8_0", most_axes=5)
+    network, _ = opened(tmp_path / "model.gguf", WanTransformer)
+    check(network, velocity, numbers, WIDE_TRANSFORMER, 0.01)
+
+
 @pytest.mark.parametrize("kind", forms.GGUF_TYPES)
 def test_text_encoder_in_gguf(kind: str, tmp_path: Path):
     named = forms.in_layout("umt5", "gguf")(WIDE_UMT5)

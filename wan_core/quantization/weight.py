@@ -63,11 +63,9 @@ def quantized_weight(
     `data` is the mapped tensor (for GGUF's blocks: bytes, the last axis a row's), `scale` one number or one
     for each row of the first axis.
     """
-    if stored in DECODERS:
-        return QuantizedWeight(shape, data.reshape(-1, data.shape[-1]), scale, DECODERS[stored])
-    if scale is not None:
-        scale = scale.float().reshape(-1, 1)
-    return QuantizedWeight(shape, data.reshape(shape[0], -1), scale, as_numbers)
+    rows = data.reshape(-1, data.shape[-1]) if stored in DECODERS else data.reshape(shape[0], -1)
+    scale = None if scale is None else scale.float().reshape(-1, 1)
+    return QuantizedWeight(shape, rows, scale, READABLE[stored])
 
 
 def dequantize(data: Tensor, scale: Tensor | None, decode: Decode, dtype: torch.dtype) -> Tensor:

@@ -80,9 +80,9 @@ def _from_file(path: Path, field: str) -> Tensor:
 
 def _from_pillow(image: Image.Image, name: str, field: str) -> Tensor:
     _check_size(image.width, image.height, name)
-    if image.mode.startswith("I;16"):  # Pillow's own conversion would turn all but black to white
-        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion turns all but the darkest to white
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

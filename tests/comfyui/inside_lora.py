@@ -19,12 +19,15 @@ from typing import Any
 WORK = Path(sys.argv[4])
 
 import inside_comfyui as inside  # noqa: E402 - starts ComfyUI and takes the arguments away; beside this script
+import inside_quantized as quantized  # noqa: E402
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 core_lora = importlib.import_module("comfy.lora")  # not there before ComfyUI is started
 core_convert = importlib.import_module("comfy.lora_convert")
 folder_paths = importlib.import_module("folder_paths")
+loras = importlib.import_module("pack_under_test.wan_core.checkpoints.loras")
+lora = importlib.import_module("pack_under_test.wan_core.lora")
 
 LORA = "toy_high_noise.safetensors"
 
@@ -71,6 +74,29 @@ def experts_wear_it() -> dict[str, Any]:
         "moved": {name: inside.distance(latents[name], plain) for name in ("high", "half")},
         "chained": inside.distance(latents["chained"], latents["high"]),
     }
+
+
+def over_quantized_layers() -> dict[str, Any]:
+    """The toy network from quantized files, with a LoRA: outside ComfyUI and in its care."""
+    answer = {}
+    for path in sorted((WORK / "quantized").iterdir()):
+        checkpoint = quantized.checkpoints.open_checkpoint(path)
+        config = quantized.checkpoints.transformer_config(checkpoint.header)
+        changes = loras.load_lora(WORK / "quantized.safetensors", config, {"dense": 1.0}).changes["dense"]
+        network = quantized.transformer.WanTransformer
+        alone = quantized.checkpoints.load_module(network(config, device="meta"), checkpoint)
+        cpu = torch.device("cpu")
+        hosted = quantized.hosting.host(network, config, checkpoint, cpu, cpu, None, torch.float32)
+        hosted.load(0)
+        plain = quantized.output(hosted.module, cpu)
+        with lora.attached(alone, changes), lora.attached(hosted.module, changes):
+            ours = quantized.output(hosted.module, cpu)
+            answer[path.name] = [
+                inside.distance(ours, quantized.output(alone, cpu)),
+                inside.distance(plain, ours),
+                sorted({quantized.layer_name(layer) for layer in hosted.module.modules()} - {None}),
+            ]
+    return answer
 
 
 def on_a_small_device() -> list[float]:
@@ -120,5 +146,5 @@ def asked_room(run: Any) -> tuple[list[int], Any]:
 if __name__ == "__main__":
     folder_paths.add_model_folder_path("loras", str(WORK / "loras"))
     # The last one leaves core believing in a device that is not there.
-    questions = (core_reads_the_files, experts_wear_it, on_a_small_device)
+    questions = (core_reads_the_files, experts_wear_it, over_quantized_layers, on_a_small_device)
     sys.stdout.write(json.dumps({question.__name__: question() for question in questions}) + "\n")

@@ -14,6 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.formats import stored as forms
+from tests.unit import checkpoint_files
 from tests.unit.lora_files import CONFIG, SCHEMES, SHAPES, Tensors, factors, loha, lokr, randn
 from wan_core.checkpoints import open_checkpoint
 from wan_core.checkpoints.loras import load_lora
@@ -35,15 +37,21 @@ def work(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "shapes.json").write_text(json.dumps(SHAPES))
     for name, tensors in files_for_core().items():
         save(tensors, folder / "core" / f"{name}.safetensors")
+    network = forms.calm(checkpoint_files.transformer())
+    (folder / "quantized").mkdir()
+    for name in ("fp8 scaled, new", "fp8 per row, no marker"):
+        quantize, _, _ = forms.QUANTIZATIONS[name]
+        forms.write_safetensors(folder / "quantized", quantize(network)).rename(
+            folder / "quantized" / f"{name}.safetensors"
+        )
+    save(
+        on_blocks({name: tuple(value.shape) for name, value in network.items()}),
+        folder / "quantized.safetensors",
+    )
     expert = open_checkpoint(weights / "diffusion_models" / "wan_tiny_t2v_high_noise.safetensors")
     for seed, name in enumerate(("toy_high_noise", "toy_low_noise")):
-        tensors = {}
-        for layer, info in expert.header.items():
-            if layer.startswith("blocks.") and len(info.shape) == 2:
-                stem, (out, wide) = f"diffusion_model.{layer.removesuffix('.weight')}", info.shape
-                tensors[f"{stem}.lora_A.weight"] = 0.1 * randn(RANK, wide, seed=seed)
-                tensors[f"{stem}.lora_B.weight"] = 0.1 * randn(out, RANK, seed=seed + 9)
-        save(tensors, folder / "loras" / f"{name}.safetensors")
+        shapes = {layer: info.shape for layer, info in expert.header.items()}
+        save(on_blocks(shapes, seed), folder / "loras" / f"{name}.safetensors")
     return folder
 
 
@@ -97,6 +105,28 @@ def test_core_keeps_room_for_the_factors(answers: dict[str, Any], work: Path) ->
 
 def test_a_small_device_gives_the_same_latent(answers: dict[str, Any]) -> None:
     assert max(answers["on_a_small_device"]) < 1e-5
+
+
+def test_over_quantized_layers_of_core_and_ours(answers: dict[str, Any]) -> None:
+    found = answers["over_quantized_layers"]
+    assert {name: layers for name, (_, _, layers) in found.items()} == {
+        "fp8 scaled, new.safetensors": ["HostedLinear", "core"],
+        "fp8 per row, no marker.safetensors": ["HostedLinear"],
+    }
+    for apart, seen, _ in found.values():
+        assert apart < 1e-5
+        assert seen > 1e-3
+
+
+def on_blocks(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> Tensors:
+    """A LoRA for every linear layer of the blocks."""
+    tensors = {}
+    for layer, shape in shapes.items():
+        if layer.startswith("blocks.") and len(shape) == 2:
+            stem = f"diffusion_model.{layer.removesuffix('.weight')}"
+            tensors[f"{stem}.lora_A.weight"] = 0.1 * randn(RANK, shape[1], seed=seed)
+            tensors[f"{stem}.lora_B.weight"] = 0.1 * randn(shape[0], RANK, seed=seed + 9)
+    return tensors
 
 
 def files_for_core() -> dict[str, Tensors]:

@@ -167,6 +167,14 @@ def test_the_audit_names_each_kind_of_fault(change, words: list[str], tmp_path: 
     assert all(word in text for word in words), text
 
 
+def test_a_second_tensor_for_one_place_is_unexpected(tmp_path: Path):
+    """Only the text encoder's embedding is stored twice in good files."""
+    stored = files.renamed(files.transformer(), files.KEYMAPS["transformer"]["diffusers"])
+    path = files.save(tmp_path / "twice.safetensors", stored | {"head.modulation": torch.ones(1, 2, 128)})
+    with pytest.raises(WanError, match=r"1 unexpected \((scale_shift_table|head.modulation)\)"):
+        load_module(WanTransformer(files.TRANSFORMER, device="meta"), open_checkpoint(path))
+
+
 def test_many_faults_stay_one_line_with_a_count(tmp_path: Path):
     checkpoint = open_checkpoint(files.save(tmp_path / "file.safetensors", files.transformer()))
     deeper = TransformerConfig(**{**vars(files.TRANSFORMER), "num_layers": 3})

@@ -108,6 +108,19 @@ def test_a_file_larger_than_memory_is_mapped(tmp_path: Path):
     assert value[-1] == 0
 
 
+def test_a_pth_larger_than_memory_says_what_to_choose(tmp_path: Path):
+    """torch maps it in the way that Linux counts; a hole in the archive makes it large."""
+    torch.save({"a": torch.ones(4)}, tmp_path / "a.pth")
+    size = 2**30 * (4 + os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30)
+    whole = (tmp_path / "a.pth").read_bytes()
+    with (tmp_path / "large.pth").open("wb") as file:
+        file.write(whole)
+        file.seek(size)
+        file.write(whole)
+    with pytest.raises(WanError, match=r"large\.pth: .*; choose the \.safetensors"):
+        read_header(tmp_path / "large.pth")
+
+
 def test_numbers_at_odd_positions_come_out_right(tmp_path: Path):
     data = torch.tensor([1.5, -2.0]).numpy().tobytes()
     text = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'

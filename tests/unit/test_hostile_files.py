@@ -166,6 +166,11 @@ def test_links_into_another_folder_are_how_caches_keep_files(tmp_path: Path):
     assert open_checkpoint(tmp_path / "snapshot").inspection.family == "wan-vae-2.1"
 
 
+def test_a_million_little_tensors(tmp_path: Path):
+    table = {str(n): {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for n in range(50_001)}
+    assert "50,001 tensors" in refused(files.raw_safetensors(tmp_path / "many.safetensors", table))
+
+
 # --- PyTorch archives ---------------------------------------------------------------------------------------
 
 

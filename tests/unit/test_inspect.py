@@ -306,7 +306,7 @@ def one_problem(path: Path) -> str:
     ("content", "words"),
     [
         (b"", "is empty"),
-        (b"abc", "too few"),
+        (b"\x01\xff\x02", "too few"),
         (b"<!DOCTYPE html><html>Sign in</html>" * 9, "is a web page"),
         (b"\n  <html lang=en>" + b" " * 99, "is a web page"),
         (
@@ -316,6 +316,10 @@ def one_problem(path: Path) -> str:
         (b"PK\x03\x04" + b"\0" * 99, "has no sound table at its end"),
         (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + b"\0" * 99, "weights_only=True"),
         (b'{"error": "repository not found"}', "is a text file (JSON)"),
+        (b"Entry not found", "is 15 bytes of text ('Entry not found'), not weights"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 9000, "a picture (PNG)"),
+        (b"\0\0\0\x20ftypisom" + b"\0" * 9000, "a video (MP4)"),
+        (b"7z\xbc\xaf'\x1c" + b"noise" * 99, "a 7z archive"),
         (b"\0" * 4096, "begins with zeros"),
         (b"\x8f\x01random" + b"noise" * 99, "more than the 100,000,000 the format allows"),
     ],
@@ -494,7 +498,7 @@ def test_wrong_number_of_axes_is_a_problem_not_a_crash(tmp_path: Path):
 def test_readable_speaks_to_a_newcomer(tmp_path: Path):
     text = readable(inspect(files.save(tmp_path / "wan_high_noise.safetensors", files.transformer())))
     assert "A Wan transformer for text to video" in text
-    assert "Expert: high noise, going by the file's name" in text
+    assert "Expert: high noise, going by its name" in text
     assert "the Wan2.1 VAE" in text
     assert "steps of 16" in text
     dense = files.transformer(in_channels=48, out_channels=48)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.unit import checkpoint_files as files
-from wan_core.checkpoints import open_checkpoint, tokenizer_of
+from wan_core.checkpoints import inspect, open_checkpoint, readable, tokenizer_of
 from wan_core.checkpoints.gguf import read_gguf_arrays
 from wan_core.errors import WanError
 from wan_core.text.tokenizer import Tokenizer
@@ -99,7 +99,9 @@ def test_inside_the_tensors(spiece: bytes):
 
 
 def test_the_vocabulary_in_gguf_metadata_gives_the_same_ids(spiece: bytes, tmp_path: Path):
-    assert_same_ids(tokenizer_of(open_checkpoint(gguf_encoder(tmp_path / "umt5.gguf", spiece))), spiece)
+    path = gguf_encoder(tmp_path / "umt5.gguf", spiece)
+    assert_same_ids(tokenizer_of(open_checkpoint(path)), spiece)
+    assert "its tokenizer is inside" in readable(inspect(path))
 
 
 def test_the_arrays_of_gguf_metadata_are_those_the_gguf_package_reads(spiece: bytes, tmp_path: Path):

@@ -17,6 +17,16 @@ from .safetensors import read_safetensors_header
 from .shards import find_parts, join
 
 START = 512
+MOST_TENSORS = 50_000  # a quantized 14B model has about 4,000
+# (position, bytes, what begins with them) of files that end up in models folders
+_SIGNS = (
+    (0, b"\x89PNG", "a picture (PNG)"),
+    (0, b"\xff\xd8\xff", "a picture (JPEG)"),
+    (4, b"ftyp", "a video (MP4)"),
+    (0, b"7z\xbc\xaf", "a 7z archive to be unpacked"),
+    (0, b"Rar!", "a RAR archive to be unpacked"),
+    (0, b"\x1f\x8b", "a gzip archive to be unpacked"),
+)
 ZIP = b"PK\x03\x04"
 
 
@@ -30,9 +40,15 @@ def read_header(path: str | Path) -> Header:
     try:
         _check_exists(path)
         parts = find_parts(path)
-        return join([_read_file(file) for file in parts.files], parts)
+        header = join([_read_file(file) for file in parts.files], parts)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
+    if len(header.tensors) > MOST_TENSORS:
+        raise WanError(
+            f"{shown_file(path)}: {len(header.tensors):,} tensors, and no model or LoRA has more than "
+            f"{MOST_TENSORS:,}; choose a file from a source you trust"
+        )
+    return header
 
 
 def map_stored(header: Header, names: Iterable[str]) -> dict[str, Tensor]:
@@ -106,7 +122,20 @@ def _foreign(start: bytes, size: int) -> str | None:
         )
     if text.startswith((b"{", b"[")):
         return f"is a text file (JSON) of {size:,} bytes, not weights; choose the .safetensors file itself"
+    if what := next((what for at, sign, what in _SIGNS if start[at:].startswith(sign)), None):
+        return f"is {what}, not weights; choose the .safetensors file itself"
+    if size <= START and (words := _words(start)):
+        return f"is {size} bytes of text ({shown(words)!r}), not weights; download the file again"
     return None
+
+
+def _words(start: bytes) -> str | None:
+    """What a short file says when it is text, as servers answer in place of a file."""
+    try:
+        words = start.decode().strip()
+    except UnicodeDecodeError:
+        return None
+    return words if words.isprintable() else None
 
 
 def _lfs_pointer(start: bytes, size: int) -> str:

@@ -11,6 +11,8 @@ from .header import Header, TensorInfo
 from .layouts import LAYOUTS, LORA, TRANSFORMER, UMT5, UNKNOWN, VAE_2_1, VAE_2_2, Layout, common_prefix
 from .quantization import is_side_tensor
 
+TIED = "token_embedding.weight"  # Hugging Face may store it under both of its names
+GGUF_TOKENIZER = "tokenizer.ggml.model"
 SPIECE_MODEL = "spiece_model"  # the tokenizer, kept as a uint8 tensor in ComfyUI's text encoders
 
 # Models people mix up with Wan's, by a name only they have.
@@ -98,16 +100,19 @@ def detect(header: Header) -> Detection:
         return _unmapped(header, names, UNKNOWN, other)
     released: dict[str, str] = {}
     for name, bare in short.items():
-        # setdefault: a tied embedding may be stored under both of its names
-        released.setdefault(layout.rename(bare).removesuffix("._data"), name)
-    has_tokenizer = SPIECE_MODEL in header.tensors
+        renamed = layout.rename(bare).removesuffix("._data")
+        if renamed not in released:
+            released[renamed] = name
+        elif renamed != TIED:  # a second tensor for one place: under its own name the audit will find it
+            released[name] = name
+    has_spiece = SPIECE_MODEL in header.tensors
     return Detection(
         family=layout.family,
-        layout="comfyui" if prefix or has_tokenizer else layout.name,
+        layout="comfyui" if prefix or has_spiece else layout.name,
         prefix=prefix,
         names=released,
         tensors={name: header.tensors[stored] for name, stored in released.items()},
-        has_tokenizer=has_tokenizer,
+        has_tokenizer=has_spiece or GGUF_TOKENIZER in header.metadata,
         extra_part=_extra_part(released, layout.family),
     )
 

@@ -138,7 +138,7 @@ def readable(inspection: Inspection) -> str:
     if inspection.layout:
         lines.append(f"  Names: {LAYOUT_WORDS[inspection.layout]}.")
     lines += [f"  {fact[0].upper()}{fact[1:]}." for fact in inspection.facts]
-    if fits := _fits(inspection):
+    if not inspection.limits and not inspection.problems and (fits := _fits(inspection)):
         lines.append(f"  Fits with: {fits}.")
     lines += [f"  Cannot be loaded: {limit}" for limit in inspection.limits]
     lines += [f"  Problem: {problem}" for problem in inspection.problems]
@@ -149,7 +149,7 @@ def _source(inspection: Inspection) -> str:
     """Where the word about the expert comes from."""
     if inspection.known:
         return f", by its numbers, which are those of {inspection.known}"
-    return "" if inspection.expert == DENSE else ", going by the file's name (the tensors do not say)"
+    return "" if inspection.expert == DENSE else ", going by its name (the tensors do not say)"
 
 
 def _sentence(inspection: Inspection) -> str:
@@ -211,7 +211,11 @@ def _transformer_size(detection: Detection) -> list[str]:
 
 def _umt5_size(detection: Detection) -> list[str]:
     config = umt5_config(detection.tensors)
-    tokenizer = "its tokenizer is inside" if detection.has_tokenizer else "its tokenizer is not inside"
+    tokenizer = (
+        "its tokenizer is inside"
+        if detection.has_tokenizer
+        else "its tokenizer is not inside (put spiece.model of google/umt5-xxl beside it)"
+    )
     return [f"{config.num_layers} layers, {config.dim} wide, {config.vocab_size:,} tokens; {tokenizer}"]
 
 
@@ -263,7 +267,8 @@ def _limits(detection: Detection, storage: Storage) -> list[str]:
         schemes = " and ".join(sorted(set(storage.unreadable.values())))
         limits.append(
             f"keeps {len(storage.unreadable):,} of its weights ({listed(list(storage.unreadable))}) as "
-            f"{schemes}, which cannot be loaded; choose the float16, bfloat16, fp8 or GGUF file of this model"
+            f"{schemes}, which cannot be loaded; choose a float16, bfloat16, fp8 or GGUF (Q2_K to Q8_0) file "
+            "of this model"
         )
     return limits
 

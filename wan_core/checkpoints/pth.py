@@ -130,6 +130,11 @@ def _load(path: Path, device: str) -> object:
             "this model, or a .pth that holds nothing but tensors"
         ) from None
     except Exception as error:  # a hostile pickle can make torch's reader raise anything
+        if "allocate memory" in str(error):
+            raise WanError(
+                f"{shown_file(path)}: {path.stat().st_size:,} bytes, and torch maps a .pth only where "
+                "memory is as large; choose the .safetensors of this model"
+            ) from error
         reason = shown(str(error).split("\n")[0])
         raise WanError(f"{shown_file(path)}: torch cannot read it ({reason}); {DAMAGED}") from error
 

@@ -30,6 +30,7 @@ class Measured:
     drift: tuple[float, float] = (0.0, 0.0)  # of the centre, right and down, in frame sizes
     growth: float = 1.0  # area at the end over area at the start
     turned: float = 0.0  # radians, clockwise positive
+    paint: tuple[float, float, float] | None = None  # of the shape, the light taken out of it
 
 
 def measure(frames: np.ndarray) -> Measured:
@@ -43,7 +44,8 @@ def measure(frames: np.ndarray) -> Measured:
         return Measured(None, None, None)
     light = ground[0].mean(axis=(0, 1))
     paint = np.concatenate([f[_erode(m)] for f, m in zip(video, masks, strict=True)])
-    colour = _nearest_colour(np.median(paint, axis=0) / (light / light.max())) if len(paint) else None
+    paint = np.median(paint, axis=0) / (light / light.max()) if len(paint) else None
+    colour = None if paint is None else _nearest_colour(paint)
     shape = _shape(usable)
     centres = np.array([_centre(m) for m in usable])
     size = np.array(masks[0].shape[::-1], dtype=np.float32)
@@ -53,7 +55,9 @@ def measure(frames: np.ndarray) -> Measured:
     turned = _turned(usable, _FOLDS[shape]) if shape in _FOLDS else 0.0
     drift = track[-2:].mean(axis=0) - track[:2].mean(axis=0)
     motion = _motion(track, drift, growth, turned)
-    return Measured(colour, shape, motion, (float(drift[0]), float(drift[1])), growth, turned)
+    drifted = (float(drift[0]), float(drift[1]))
+    painted = None if paint is None else tuple(paint.tolist())
+    return Measured(colour, shape, motion, drifted, growth, turned, painted)
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:

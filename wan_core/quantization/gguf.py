@@ -18,15 +18,15 @@ IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 8
 
 
 def _q4_0(block: Tensor) -> Tensor:
-    return _half(block, 0) * (_nibbles(block[..., 2:]) - 8)
+    return _half(block, 0) * (_planes(block[..., 2:], 4).char() - 8)
 
 
 def _q4_1(block: Tensor) -> Tensor:
-    return _half(block, 0) * _nibbles(block[..., 4:]) + _half(block, 2)
+    return _half(block, 0) * _planes(block[..., 4:], 4) + _half(block, 2)
 
 
 def _q5_0(block: Tensor) -> Tensor:
-    return _half(block, 0) * (_five_bits(block[..., 2:]) - 16)
+    return _half(block, 0) * (_five_bits(block[..., 2:]).char() - 16)
 
 
 def _q5_1(block: Tensor) -> Tensor:
@@ -38,54 +38,42 @@ def _q8_0(block: Tensor) -> Tensor:
 
 
 def _q2_k(block: Tensor) -> Tensor:
-    scales, codes = block[..., :16], _fields(block[..., 16:80], bits=2)  # 16 groups of 16
-    scale = _half(block, 80) * (scales & 15)
-    offset = _half(block, 82) * (scales >> 4)
-    return _grouped(codes, scale, offset)
+    scales, codes = block[..., :16], _planes_of(32, block[..., 16:80], 2)
+    return _grouped(codes, _half(block, 80) * (scales & 15), _half(block, 82) * (scales >> 4))
 
 
 def _q3_k(block: Tensor) -> Tensor:
     high, low, packed = block[..., :32], block[..., 32:96], block[..., 96:108]
-    # The sign bits of group after group of 32 lie in one bit of `high` each; a bit that is missing means -4.
-    signs = torch.stack([high >> bit & 1 for bit in range(8)], dim=-2).flatten(-2)
-    codes = _fields(low, bits=2).to(torch.int8) - ((signs ^ 1) << 2).to(torch.int8)
-    # Sixteen scales of 6 bits: four low bits from the first 8 bytes, two high ones from the last 4.
-    low_bits = torch.cat([packed[..., :8] & 15, packed[..., :8] >> 4], dim=-1)
-    high_bits = torch.cat([packed[..., 8:] >> shift & 3 for shift in (0, 2, 4, 6)], dim=-1)
-    scales = (low_bits | high_bits << 4).to(torch.int8) - 32
+    # A third bit for each number, which is 4 when it is missing and taken off.
+    codes = _planes_of(32, low, 2).char() - ((_planes(high, 1) ^ 1) << 2).char()
+    # Sixteen scales of 6 bits: four low bits in the first 8 bytes, two high ones in the last 4.
+    scales = (_planes(packed[..., :8], 4) | _planes(packed[..., 8:], 2) << 4).char() - 32
     return _grouped(codes, _half(block, 108) * scales)
 
 
 def _q4_k(block: Tensor) -> Tensor:
-    scale, offset = _scales_and_offsets(block)
-    return _grouped(_fields(block[..., 16:], bits=4), scale, offset)
+    return _grouped(_planes_of(32, block[..., 16:], 4), *_scales_and_offsets(block))
 
 
 def _q5_k(block: Tensor) -> Tensor:
-    scale, offset = _scales_and_offsets(block)
-    high = torch.stack([block[..., 16:48] >> bit & 1 for bit in range(8)], dim=-2).flatten(-2)
-    return _grouped(_fields(block[..., 48:], bits=4) | high << 4, scale, offset)
+    codes = _planes_of(32, block[..., 48:], 4) | _planes(block[..., 16:48], 1) << 4
+    return _grouped(codes, *_scales_and_offsets(block))
 
 
 def _q6_k(block: Tensor) -> Tensor:
-    # Two halves of 128 numbers, each with 64 bytes of low and 32 bytes of high bits.
-    low = block[..., :128].unflatten(-1, (2, 1, 64)) >> _shifts(block, 0, 4)[:, None] & 15
-    high = block[..., 128:192].unflatten(-1, (2, 1, 32)) >> _shifts(block, 0, 2, 4, 6)[:, None] & 3
-    codes = (low.flatten(-3) | high.flatten(-3) << 4).to(torch.int8) - 32
+    low, high = _planes_of(64, block[..., :128], 4), _planes_of(32, block[..., 128:192], 2)
+    codes = (low | high << 4).char() - 32
     return _grouped(codes, _half(block, 208) * _signed(block[..., 192:208]))
 
 
 def _iq4_nl(block: Tensor) -> Tensor:
-    return _half(block, 0) * _iq4(_nibbles(block[..., 2:]))
+    return _half(block, 0) * _iq4(_planes(block[..., 2:], 4))
 
 
 def _iq4_xs(block: Tensor) -> Tensor:
-    # Eight scales of 6 bits: four low bits in bytes 4 to 7, two high bits in bytes 2 and 3.
-    low = (block[..., 4:8, None] >> _shifts(block, 0, 4) & 15).flatten(-2)
-    high = (block[..., 2:4, None] >> _shifts(block, 0, 2, 4, 6) & 3).flatten(-2)
-    scales = (low | high << 4).to(torch.int8) - 32
-    codes = _nibbles(block[..., 8:].unflatten(-1, (8, 16))).flatten(-2)
-    return _grouped(_iq4(codes), _half(block, 0) * scales)
+    # Eight scales of 6 bits: four low bits in bytes 4 to 7, two high ones in bytes 2 and 3.
+    scales = (_planes_of(1, block[..., 4:8], 4) | _planes_of(1, block[..., 2:4], 2) << 4).char() - 32
+    return _grouped(_iq4(_planes_of(16, block[..., 8:], 4)), _half(block, 0) * scales)
 
 
 def _scales_and_offsets(block: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,25 +99,20 @@ def _signed(data: Tensor) -> Tensor:
     return data.contiguous().view(torch.int8)
 
 
-def _shifts(block: Tensor, *bits: int) -> Tensor:
-    return torch.tensor(bits, dtype=torch.uint8, device=block.device)
+def _planes(data: Tensor, bits: int) -> Tensor:
+    """Bytes cut into fields of 1, 2 or 4 bits: the lowest of all bytes, then the next of all, and so on."""
+    shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=data.device)
+    return (data.unsqueeze(-2) >> shifts[:, None] & (1 << bits) - 1).flatten(-2)
 
 
-def _nibbles(data: Tensor) -> Tensor:
-    """The low halves of all bytes, then the high ones."""
-    return torch.cat([data & 15, data >> 4], dim=-1).to(torch.int8)
+def _planes_of(count: int, data: Tensor, bits: int) -> Tensor:
+    """The same of every `count` bytes in turn."""
+    return _planes(data.unflatten(-1, (-1, count)), bits).flatten(-2)
 
 
 def _five_bits(data: Tensor) -> Tensor:
-    """Four bytes with a fifth bit for each of the 32 numbers, then their nibbles."""
-    high = (data[..., :4, None] >> _shifts(data, *range(8)) & 1).flatten(-2)
-    return _nibbles(data[..., 4:]) | (high << 4).to(torch.int8)
-
-
-def _fields(data: Tensor, bits: int) -> Tensor:
-    """Fields of 2 or 4 bits: of 32 bytes all the lowest fields, then all the next, and so on."""
-    shifts = _shifts(data, *range(0, 8, bits))[:, None]
-    return (data.unflatten(-1, (-1, 1, 32)) >> shifts & (1 << bits) - 1).flatten(-3)
+    """Four bytes with a fifth bit for each of the 32 numbers, then the other four of each."""
+    return _planes(data[..., 4:], 4) | _planes_of(1, data[..., :4], 1) << 4
 
 
 def _iq4(codes: Tensor) -> Tensor:

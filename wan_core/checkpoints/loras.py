@@ -11,8 +11,17 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import WanError, shown
-from ..lora import Change, Coverage, ExpertCoverage, Outcome, Scaling, fit, network_of, parse_key
-from ..lora.fit import UNMATCHED
+from ..lora import (
+    UNMATCHED,
+    Change,
+    Coverage,
+    ExpertCoverage,
+    Outcome,
+    Scaling,
+    fit,
+    network_of,
+    parse_key,
+)
 from ..models.transformer import TransformerConfig
 from ..variants.variant import DENSE, HIGH_NOISE, LOW_NOISE
 from .containers import map_stored, read_header

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from .attach import attached, change_bytes, with_changes
 from .coverage import Coverage, ExpertCoverage
-from .fit import OTHER_SHAPE, Change, Outcome, Scaling, fit, network_of
+from .fit import UNMATCHED, Change, Outcome, Scaling, fit, network_of
 from .keys import parse_key
 
 __all__ = [
-    "OTHER_SHAPE",
+    "UNMATCHED",
     "Change",
     "Coverage",
     "ExpertCoverage",

@@ -23,7 +23,6 @@ Parts = Mapping[str, Tensor]
 Factor = Callable[[int], float]  # an adapter's rank to the number that scales it
 
 UNMATCHED = "unmatched"
-OTHER_SHAPE = "layer of another shape"  # how the reason begins
 DORA = "DoRA, which needs the weights themselves"
 TWICE = "second spelling of a tensor that is there already"
 NO_FIT = "adapter whose factors do not fit each other"
@@ -290,7 +289,7 @@ def _check_shape(change: Change, shapes: Mapping[str, tuple[int, ...]]) -> None:
     if len(wanted) == 5 and len(found) == 2:  # a convolution's factors are matrices over all that it reads
         wanted = (wanted[0], math.prod(wanted[1:]))
     if found != wanted:
-        raise _Unfit(f"{OTHER_SHAPE} ({_by(found)}, this model has {_by(wanted)})")
+        raise _Unfit(f"layer of another shape ({_by(found)}, this model has {_by(wanted)})")
 
 
 def _by(shape: tuple[int, ...]) -> str:

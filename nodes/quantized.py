@@ -47,7 +47,7 @@ class HostedLinear(QuantizedLinear, comfy.ops.CastWeightBiasOp):
 
 
 class HostedEmbedding(QuantizedEmbedding, comfy.ops.CastWeightBiasOp):
-    """QuantizedEmbedding for core: rows are taken where the table lies, which does not move."""
+    """QuantizedEmbedding for core: rows are taken where the table lies, so it never streams."""
 
     comfy_cast_weights = True
     bias = None  # core asks every layer for one

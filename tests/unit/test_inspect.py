@@ -538,7 +538,7 @@ BUILT_IN = sorted(
 
 
 @pytest.mark.parametrize("path", BUILT_IN, ids=lambda path: path.stem)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn])
 def test_built_in_experts_are_known_by_their_numbers_whatever_their_name(
     path: Path, dtype: torch.dtype, tmp_path: Path
 ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -115,6 +116,9 @@ def test_the_arrays_of_gguf_metadata_are_those_the_gguf_package_reads(spiece: by
     ("changes", "words"),
     [
         ({"scores": [0.0]}, "1 scores"),
+        ({"scores": [float("nan")] * 172}, "expected as many of each and sound ones"),
+        ({"types": [-1] * 172}, "expected as many of each and sound ones"),
+        ({"types": [7] * 172}, "expected as many of each and sound ones"),
         ({"tokens": ["x"] * 172}, "no sentencepiece model"),
     ],
 )
@@ -150,6 +154,23 @@ def test_a_file_without_one_asks_for_it(spiece: bytes, tmp_path: Path):
     (tmp_path / "spiece.model").write_bytes(spiece)  # another model's, a folder above
     with pytest.raises(
         WanError, match=r"umt5.safetensors: holds no tokenizer.*put spiece.model of google/umt5"
+    ):
+        tokenizer_of(open_checkpoint(path))
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3", "U8"])
+def test_a_tokenizer_of_another_dtype_or_without_end_is_one_line(dtype: str, tmp_path: Path):
+    table, end = {}, 0
+    for name, value in files.umt5().items():
+        table[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [end, end + value.nbytes]}
+        end += value.nbytes
+    table["spiece_model"] = {"dtype": dtype, "shape": [2**40], "data_offsets": [end, end]}
+    width = 2 if dtype == "BF16" else 1
+    table["spiece_model"]["data_offsets"][1] += width * 2**40
+    path = files.raw_safetensors(tmp_path / "umt5.safetensors", table)
+    os.truncate(path, path.stat().st_size + end + width * 2**40)
+    with pytest.raises(
+        WanError, match=rf"spiece_model is {dtype} \[1099511627776\], expected at most 64,000,000"
     ):
         tokenizer_of(open_checkpoint(path))
 

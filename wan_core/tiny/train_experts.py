@@ -41,7 +41,6 @@ TINY_EXPERT = TransformerConfig(dim=256, ffn_dim=384, num_heads=2, num_layers=3,
 UNSAID = 0.12  # how often the words are dropped, so that guidance has something to lean against
 # How often an I2V clip comes with its first frame only, with its last only; else with both.
 START_ONLY, END_ONLY = 0.60, 0.12
-IMAGE_WEIGHT = 3.0  # of the error in latent frames that hold a given picture: they must come out as given
 WITH_IMAGE = 0.5  # how often a TI2V clip comes with its first frame
 
 
@@ -56,6 +55,9 @@ class Run:
     rate: float = 1.0  # of the two below
     matrix_rate: float = 6e-3  # of Muon, for the blocks' matrices
     other_rate: float = 2e-3  # of AdamW, for all else
+    image_weight: float = (
+        3.0  # of I2V's error in latent frames with a given picture: it must come out as given
+    )
     seed: int = 0
 
     @property
@@ -137,24 +139,24 @@ def sample_sigma(run: Run, rng: np.random.Generator) -> Tensor:
 
 
 def conditioning(
-    variant: Variant, data: Latents, chosen: np.ndarray, rng: np.random.Generator
+    run: Run, data: Latents, chosen: np.ndarray, rng: np.random.Generator
 ) -> tuple[Conditioning, Tensor]:
     """What the network is told besides the text, at random, and how much each latent frame's error counts
     (B, 1, F, 1, 1)."""
     count, frames = len(chosen), data.clips.shape[2]
     weight = torch.ones(count, 1, frames, 1, 1)
     draw = rng.random(count)
-    if variant.task == "i2v":
+    if run.variant.task == "i2v":
         start, end = draw >= END_ONLY, (draw < END_ONLY) | (draw >= END_ONLY + START_ONLY)
         images = data.images(chosen, start, end)
         channels = [
             i2v_channels(image[None], bool(s), bool(e))
             for image, s, e in zip(images, start, end, strict=True)
         ]
-        weight[torch.from_numpy(start), :, 0] = IMAGE_WEIGHT
-        weight[torch.from_numpy(end), :, -1] = IMAGE_WEIGHT
+        weight[torch.from_numpy(start), :, 0] = run.image_weight
+        weight[torch.from_numpy(end), :, -1] = run.image_weight
         return Conditioning(channels=torch.cat(channels)), weight
-    if variant.task == "ti2v":
+    if run.variant.task == "ti2v":
         weight[torch.from_numpy(draw < WITH_IMAGE), :, 0] = 0.0
         clean = data.clips[torch.from_numpy(chosen), :, :1].float()
         return Conditioning(clean_latent=clean, denoise_mask=weight), weight
@@ -171,7 +173,7 @@ def step_loss(net: WanTransformer, run: Run, data: Latents, words: Words, rng: n
     clean = data.clips[torch.from_numpy(chosen)].float()
     noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
     level = sigma.view(-1, 1, 1, 1, 1)
-    told, weight = conditioning(run.variant, data, chosen, rng)
+    told, weight = conditioning(run, data, chosen, rng)
     noisy = told.keep_clean((1 - level) * clean + level * noise)
     timesteps = sigma * 1000
     if told.denoise_mask is not None:
@@ -277,13 +279,22 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--rate", type=float, default=1.0, help="a factor of the learning rates")
+    parser.add_argument("--image-weight", type=float, default=Run.image_weight)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     variant = variant_for_task(args.task)
     if args.expert not in variant.experts:
         parser.error(f"{variant.title} has {' and '.join(variant.experts)}")
-    run = Run(variant, args.expert, args.steps, args.batch, args.rate, seed=args.seed)
+    run = Run(
+        variant,
+        args.expert,
+        args.steps,
+        args.batch,
+        args.rate,
+        image_weight=args.image_weight,
+        seed=args.seed,
+    )
     begin = args.begin and args.weights / "diffusion_models" / f"{args.begin}.safetensors"
     train(run, args.data, args.weights, args.out, begin)
 

@@ -171,6 +171,11 @@ def test_a_million_little_tensors(tmp_path: Path):
     assert "50,001 tensors" in refused(files.raw_safetensors(tmp_path / "many.safetensors", table))
 
 
+def test_a_note_that_is_no_text_is_passed_over(tmp_path: Path):
+    tensors = files.transformer() | {"blocks.0.ffn.0.comfy_quant": torch.ones(3, dtype=torch.bfloat16)}
+    assert inspect(files.save(tmp_path / "odd.safetensors", tensors)).quantization == "float32"
+
+
 # --- PyTorch archives ---------------------------------------------------------------------------------------
 
 

@@ -182,7 +182,8 @@ def _comfy_formats(header: Header) -> dict[str, Mapping[str, object]]:
             formats[layer] = note
     noted = [name for name in header.tensors if name.endswith(".comfy_quant")]
     if noted and not header.problems:  # a cut download has its notes past the end
-        short = [name for name in noted if header.tensors[name].elements <= LONGEST_NOTE]
+        infos = {name: header.tensors[name] for name in noted}
+        short = [name for name, info in infos.items() if info.dtype == "U8" and info.elements <= LONGEST_NOTE]
         for name, stored in map_stored(header, short).items():
             note = _as_json(stored.numpy().tobytes())
             if isinstance(note.get("format"), str):

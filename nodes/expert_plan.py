@@ -65,7 +65,7 @@ def schedule_inputs() -> list[io.Input]:
             default=T2V_A14B.steps,
             min=1,
             max=1000,
-            tooltip="How many steps both experts take together.",
+            tooltip="How many steps there are, both experts' together.",
         ),
         io.Float.Input(
             "shift",
@@ -74,7 +74,7 @@ def schedule_inputs() -> list[io.Input]:
             max=1000.0,
             step=0.1,
             round=0.001,
-            tooltip="How long the schedule stays at high noise. Released: 12 for T2V, 5 for I2V.",
+            tooltip="How long the schedule stays at high noise. Released: 12 for T2V, 5 for I2V and TI2V.",
         ),
         io.Float.Input(
             "boundary",
@@ -84,7 +84,7 @@ def schedule_inputs() -> list[io.Input]:
             step=0.005,
             round=0.0001,
             tooltip="The noise level at which the low-noise expert takes over. Released: 0.875 for T2V, "
-            "0.9 for I2V.",
+            "0.9 for I2V; TI2V has one network and does not use it.",
         ),
         io.Combo.Input(
             "scheduler",

@@ -144,15 +144,15 @@ def _source(variant: Variant) -> str:
     return f"Empty Video Latent (WanCore) for {model}"
 
 
-def text_rows(name: str, conditioning: Texts, config: TransformerConfig) -> Tensor:
+def text_rows(name: str, texts: Texts, config: TransformerConfig) -> Tensor:
     """The real rows (1, L, D) of a CONDITIONING, without the zeros that pad it: the model adds its own.
 
     Raises WanError for mixed prompts, for text of another encoder and for too much of it.
     """
     width = config.text_dim
-    if len(conditioning) != 1:
-        raise WanError(f"{name}: {len(conditioning)} prompts combined; this Sampler takes exactly one")
-    rows = conditioning[0][0]
+    if len(texts) != 1:
+        raise WanError(f"{name}: {len(texts)} prompts combined; this Sampler takes exactly one")
+    rows = texts[0][0]
     if rows.ndim != 3 or rows.shape[0] != 1 or rows.shape[2] != width:
         raise WanError(
             f"{name}: shape {tuple(rows.shape)} is not (1, tokens, {width}); "

@@ -38,7 +38,7 @@ class WanCoreSaveVideo(io.ComfyNode):
                     max=1000.0,
                     step=1.0,
                     round=0.001,
-                    tooltip="Frames per second. The A14B models are made for 16.",
+                    tooltip="Frames per second. The A14B models are made for 16, TI2V-5B for 24.",
                 ),
                 io.String.Input(
                     "filename_prefix",

@@ -61,7 +61,18 @@ def server(comfyui: Path, weights: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def text_to_video() -> dict[str, Any]:
     """A fresh copy of the example workflow, API format."""
-    return json.loads((WORKFLOWS / "api" / "text_to_video.json").read_text())
+    return workflow("text_to_video")
+
+
+@pytest.fixture
+def image_to_video() -> dict[str, Any]:
+    """The same for a start image."""
+    return workflow("image_to_video")
+
+
+def workflow(name: str) -> dict[str, Any]:
+    """A fresh copy of an example workflow, API format."""
+    return json.loads((WORKFLOWS / "api" / f"{name}.json").read_text())
 
 
 @pytest.fixture(scope="session")

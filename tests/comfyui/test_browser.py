@@ -1,4 +1,4 @@
-"""The example workflow in the real front end: it opens without a missing node, runs, and shows the video.
+"""The example workflows in the real front end: they open without a missing node, run, and show the video.
 
 pytest tests/comfyui/test_browser.py --basetemp=out/browser     (keeps the screenshot)
 """
@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from .comfy_server import ROOT, ComfyServer
+from .conftest import workflow
 
 pytestmark = [pytest.mark.comfy, pytest.mark.browser, pytest.mark.slow]
 
-WORKFLOW = ROOT / "example_workflows" / "text_to_video.json"
+WORKFLOWS = ROOT / "example_workflows"
+NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -55,10 +57,11 @@ def page(server: ComfyServer) -> Iterator[Any]:
         browser.close()
 
 
+@pytest.mark.parametrize("name", NAMES)
 def test_the_workflow_opens_and_says_what_its_twin_says(
-    page: Any, server: ComfyServer, text_to_video: dict[str, Any], tmp_path: Path
+    page: Any, server: ComfyServer, name: str, tmp_path: Path
 ) -> None:
-    open_workflow(page)
+    open_workflow(page, name)
     page.wait_for_timeout(1500)
     page.screenshot(path=str(tmp_path / "opened.png"))
     known = "n.type in LiteGraph.registered_node_types && !n.has_errors"
@@ -66,12 +69,13 @@ def test_the_workflow_opens_and_says_what_its_twin_says(
     assert missing == []
     exported = page.evaluate("app.graphToPrompt().then(p => p.output)")
     assert {key: _plain(node) for key, node in exported.items()} == {
-        key: _plain(node) for key, node in text_to_video.items()
+        key: _plain(node) for key, node in workflow(name).items()
     }
 
 
-def test_it_runs_and_shows_the_video(page: Any, tmp_path: Path) -> None:
-    open_workflow(page)
+@pytest.mark.parametrize("name", ["text_to_video", "first_last_frame"])
+def test_it_runs_and_shows_the_video(page: Any, name: str, tmp_path: Path) -> None:
+    open_workflow(page, name)
     before = page.evaluate(WIDGET_VALUES)
     page.evaluate("app.queuePrompt(0)")
     page.wait_for_function("Object.keys(app.nodeOutputs).includes('8')", timeout=300_000)
@@ -84,9 +88,9 @@ def test_it_runs_and_shows_the_video(page: Any, tmp_path: Path) -> None:
     assert page.evaluate(WIDGET_VALUES) == before
 
 
-def open_workflow(page: Any) -> None:
-    workflow = json.loads(WORKFLOW.read_text())
-    page.evaluate("wf => app.loadGraphData(wf, true, true, 'text_to_video')", workflow)
+def open_workflow(page: Any, name: str) -> None:
+    canvas = json.loads((WORKFLOWS / f"{name}.json").read_text())
+    page.evaluate("([canvas, name]) => app.loadGraphData(canvas, true, true, name)", [canvas, name])
 
 
 def _plain(node: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -82,6 +82,18 @@ def test_the_loaders_list_the_built_in_model(server: ComfyServer) -> None:
         assert {path.name for path in (weights / folder).iterdir()} <= set(listed)
 
 
+def test_the_loaders_list_every_container(server: ComfyServer) -> None:
+    """GGUF, which core does not list, .pth, and of a model in pieces the first, which stands for all."""
+    folder = server.base / "models" / "diffusion_models" / "released"
+    folder.mkdir()
+    pieces = [f"model-{number:05}-of-00002.safetensors" for number in (1, 2)]
+    for name in ("q4.gguf", "all.pth", "notes.txt", *pieces):
+        (folder / name).touch()
+    listed = our_nodes(server)["WanCoreLoadModel"]["input"]["required"]["high_noise_model"][1]["options"]
+    found = {Path(name).name for name in listed if Path(name).parent.name == "released"}
+    assert found == {"q4.gguf", "all.pth", pieces[0]}
+
+
 def our_nodes(server: ComfyServer) -> dict[str, Any]:
     nodes = server.get("/object_info").items()
     return {name: node for name, node in nodes if node["python_module"] == "custom_nodes.wancore"}

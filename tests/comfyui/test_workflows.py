@@ -22,7 +22,7 @@ NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 def test_there_is_one_for_every_task() -> None:
     assert {
         *("text_to_video", "image_to_video", "first_last_frame"),
-        *("ti2v_text_to_video", "ti2v_image_to_video"),
+        *("ti2v_text_to_video", "ti2v_image_to_video", "lora"),
     } <= set(NAMES)
     assert sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json")) == NAMES
 

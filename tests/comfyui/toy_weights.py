@@ -30,6 +30,7 @@ TRANSFORMERS = {
     I2V_A14B: ("wan_tiny_i2v_high_noise.safetensors", "wan_tiny_i2v_low_noise.safetensors"),
     TI2V_5B: ("wan_tiny_ti2v.safetensors",),
 }
+WIDTH = 256  # as the built-in ones, so that a LoRA for either fits both
 # Released names to those of ComfyUI's text encoders.
 COMFYUI_NAMES = (
     (r"^token_embedding\.", r"shared."),
@@ -51,7 +52,7 @@ def write_toy_weights(models: Path) -> list[Path]:
     """All of wan-tiny into the folders of a ComfyUI `models` folder; returns the files, relative to that."""
     for variant, names in TRANSFORMERS.items():
         channels = variant.in_channels, variant.out_channels
-        config = TransformerConfig(*channels, dim=128, ffn_dim=256, num_heads=1, num_layers=2, text_dim=64)
+        config = TransformerConfig(*channels, dim=WIDTH, ffn_dim=512, num_heads=2, num_layers=2, text_dim=64)
         for seed, name in enumerate(names):
             network = random_weights(WanTransformer(config), seed)
             save(network, models / "diffusion_models" / name, torch.bfloat16)
@@ -62,7 +63,18 @@ def write_toy_weights(models: Path) -> list[Path]:
     for name, sizes in vaes.items():
         save(random_weights(make_vae(sizes), 2), models / "vae" / name, torch.float16)
     save(text_encoder(width=64), models / "text_encoders" / "wan_tiny_umt5.safetensors", torch.float16)
+    for seed, expert in enumerate(("high", "low")):
+        save(toy_lora(seed), models / "loras" / f"wan_tiny_purple_{expert}_noise.safetensors")
     return [path.relative_to(models) for path in models.rglob("*.safetensors")]
+
+
+def toy_lora(seed: int) -> dict[str, Tensor]:
+    """A change of rank 2 to one layer, under the names that most trainers write."""
+    generator, layer = torch.Generator().manual_seed(seed), "diffusion_model.blocks.0.self_attn.q"
+    return {
+        f"{layer}.lora_A.weight": torch.randn(2, WIDTH, generator=generator) * WIDTH**-0.5,
+        f"{layer}.lora_B.weight": torch.randn(WIDTH, 2, generator=generator),
+    }
 
 
 def write_wide_weights(models: Path) -> None:

@@ -1,4 +1,4 @@
-"""The safetensors container: a header reader that believes nothing, and mapped tensors.
+"""The safetensors container: a header reader that believes nothing.
 
 Layout of the format: 8 bytes little-endian length, that many bytes of JSON, then the tensors back to back.
 The reader checks what the format promises (unique names, sizes that follow from the shapes, ranges that
@@ -10,12 +10,8 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, NoReturn
-
-import torch
-from safetensors import safe_open
 
 from ..errors import WanError
 from .header import LARGEST_AXIS, LONGEST_HEADER, MOST_ELEMENTS, Header, TensorInfo, shown, shown_file
@@ -45,12 +41,6 @@ def read_safetensors_header(path: Path) -> Header:
     tensors = {name: _tensor(name, entry, data_begin, path) for name, entry in table.items()}
     data_end = _check_ranges(tensors, data_begin, path)
     return Header("safetensors", tensors, metadata, tuple(_size_problems(size, data_begin, data_end, path)))
-
-
-def map_tensors(path: Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
-    """The named tensors, mapped: they cost address space until touched, and the file stays as it is."""
-    with safe_open(str(path), framework="pt", device="cpu") as file:
-        return {name: file.get_tensor(name) for name in names}
 
 
 def _header_bytes(file: BinaryIO, size: int, path: Path) -> bytes:

@@ -117,7 +117,7 @@ def _foreign(start: bytes, size: int) -> str | None:
         return _lfs_pointer(start, size)
     if start.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
         return (
-            "is a bare pickle (a PyTorch file of before 2020), which can hold code and is not opened; choose "
+            "is a PyTorch file of the form before 2020, which can hold code and is not opened; choose "
             "the .safetensors of this model, or save it anew from torch.load(file, weights_only=True)"
         )
     if text.startswith((b"{", b"[")):

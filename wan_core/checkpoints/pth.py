@@ -1,12 +1,11 @@
-"""PyTorch's archive (.pth, .pt, .bin): a zip of a pickle and the tensors, opened with `weights_only=True`.
+"""PyTorch's archive (.pth, .pt, .bin): a zip of a program and the tensors, opened with `weights_only=True`.
 
-The pickle is a program. torch's restricted reader runs none of it but the making of tensors, and for a header
-makes them on the meta device, where they cost nothing.
+The program builds the table of tensors. torch's restricted reader runs none of it but that, and for a header
+makes the tensors on the meta device, where they cost nothing.
 """
 
 from __future__ import annotations
 
-import pickle
 import pickletools
 import re
 import zipfile
@@ -59,17 +58,17 @@ def _check_archive(path: Path) -> None:
         ) from error
     try:
         bomb = _has_bomb(program)
-    except Exception as error:  # the same for pickles
-        raise WanError(f"{file}: its table is no sound pickle; {DAMAGED}") from error
+    except Exception as error:  # the same for programs
+        raise WanError(f"{file}: its table is damaged or none; {DAMAGED}") from error
     if bomb:
         raise WanError(f"{file}: its table nests more than {LARGEST_TUPLE:,} things in one; {DAMAGED}")
 
 
 def _pickle_of(archive: zipfile.ZipFile, file: str) -> bytes:
-    """The pickle of an archive, of a sane length."""
+    """The program of an archive, of a sane length."""
     names = [entry.filename for entry in archive.infolist()]
-    pickles = [name for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]
-    if len(pickles) != 1:
+    programs = [name for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]
+    if len(programs) != 1:
         raise WanError(
             f"{file}: is a zip archive without weights in it ({listed(names)}); unpack it, or choose the "
             ".safetensors of this model"
@@ -79,16 +78,16 @@ def _pickle_of(archive: zipfile.ZipFile, file: str) -> bytes:
             f"{file}: its entries are compressed, which torch.save never does; save it again with "
             "torch.save, or choose the .safetensors of this model"
         )
-    size = archive.getinfo(pickles[0]).file_size
+    size = archive.getinfo(programs[0]).file_size
     if size > LONGEST_PICKLE:
         raise WanError(
             f"{file}: its table has {size:,} bytes, more than the {LONGEST_PICKLE:,} that are read; {DAMAGED}"
         )
-    return archive.read(pickles[0])
+    return archive.read(programs[0])
 
 
 def _has_bomb(program: bytes) -> bool:
-    """Whether a pickle makes an endless tuple, found without making it.
+    """Whether a program makes an endless tuple, found without making it.
 
     Tuples hold each other by reference, so that a few lines describe one of 2**60 parts; hashing it as a
     dictionary's key would take for ever, and one of a million levels overruns the stack.
@@ -122,14 +121,14 @@ def _has_bomb(program: bytes) -> bool:
 def _load(path: Path, device: str) -> object:
     try:
         return torch.load(path, map_location=device, weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL:? (\S+)", str(error))
-        what = f"asks for {shown(asked[1])}" if asked else "holds more than tensors"
-        raise WanError(
-            f"{shown_file(path)}: {what}, which may be code, and is not opened; choose the .safetensors of "
-            "this model, or a .pth that holds nothing but tensors"
-        ) from None
-    except Exception as error:  # a hostile pickle can make torch's reader raise anything
+    except Exception as error:  # a hostile file can make torch's reader raise anything
+        if type(error).__name__ == "UnpicklingError":
+            asked = re.search(r"GLOBAL:? (\S+)", str(error))
+            what = f"asks for {shown(asked[1])}" if asked else "holds more than tensors"
+            raise WanError(
+                f"{shown_file(path)}: {what}, which may be code, and is not opened; choose the .safetensors "
+                "of this model, or a .pth that holds nothing but tensors"
+            ) from error
         if "allocate memory" in str(error):
             raise WanError(
                 f"{shown_file(path)}: {path.stat().st_size:,} bytes, and torch maps a .pth only where "

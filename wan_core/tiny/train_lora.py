@@ -22,11 +22,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..checkpoints import load_module, open_checkpoint
+from ..models import transformer
 from ..models.transformer import WanTransformer
 from ..variants import T2V_A14B
 from . import weights_dir
 from .latents import read_latents
-from .train_experts import Run, Words, step_loss
+from .train_experts import Run, Words, plain_attention, step_loss
 
 log = logging.getLogger("wancore")
 RANK = 4
@@ -71,6 +72,7 @@ def as_stored(dressed: dict[str, Beside]) -> dict[str, Tensor]:
 def train(expert: str, data_folder: Path, name: str, weights: Path, steps: int, seed: int = 0) -> None:
     """Train the change of one expert and write it into the models folder `weights`."""
     torch.set_flush_denormal(True)
+    transformer.attention = plain_attention
     torch.manual_seed(seed)
     data = read_latents(data_folder)
     words = Words(weights, data.captions)
@@ -109,7 +111,7 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--weights", type=Path, default=weights_dir(), help="where the exported parts are")
     parser.add_argument("--expert", choices=T2V_A14B.experts, action="append", help="one, not both")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=250)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for expert in args.expert or T2V_A14B.experts:

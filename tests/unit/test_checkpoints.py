@@ -291,6 +291,20 @@ HIGH, LOW = "high_noise", "low_noise"
         ("wan_transformer_2.safetensors", None),
         ("wan_2.1_vae.safetensors", None),
         ("low/high/model/wan.safetensors", None),
+        ("wan22RemixT2VI2V_i2vHighV30.safetensors", HIGH),
+        ("wan22RemixT2VI2V_i2vLowV30.safetensors", LOW),
+        ("Wan2.2HighNoiseV2.safetensors", HIGH),
+        ("Wan22-I2V-styleLOW-v1.safetensors", LOW),
+        ("wan22_t2v_HIGHv1.1.safetensors", HIGH),
+        ("Wan22_I2V_LOW_lightx2v_rank64.safetensors", LOW),
+        ("style_high_rank64_step500.safetensors", HIGH),
+        ("high-rank.safetensors", None),
+        ("low light.safetensors", None),
+        ("HIGHLIGHT_FLOW.safetensors", None),
+        ("wanHighResFlow.safetensors", None),
+        ("low_angle_shot.safetensors", None),
+        ("high-heels.safetensors", None),
+        ("high-heels_low_noise.safetensors", LOW),
     ],
 )
 def test_expert_by_name(name: str, expert: str | None):
@@ -306,6 +320,7 @@ def test_expert_by_name(name: str, expert: str | None):
         ("HighNoise/wan-HighNoise-Q4.gguf", "LowNoise/wan-LowNoise-Q4.gguf"),
         ("odd/Wan HIGH noise v1.safetensors", "odd/wan-lownoise-v1.safetensors"),
         ("transformer/model-00001-of-00002.safetensors", "transformer_2/model-00001-of-00002.safetensors"),
+        ("wan22Remix_i2vHighV30.safetensors", "wan22Remix_i2vLowV30.safetensors"),
         ("wan2.2_t2v_high_noise_14B_fp8.safetensors", None),
         ("other/wan2.2_t2v_high_noise_14B_fp16.safetensors", None),
         ("wan_2.1_vae.safetensors", None),
@@ -320,6 +335,7 @@ def test_partner_by_name(path: str, partner: str | None):
         "LowNoise/wan-LowNoise-Q4.gguf",
         "odd/wan-lownoise-v1.safetensors",
         "transformer_2/model-00001-of-00002.safetensors",
+        "wan22Remix_i2vLowV30.safetensors",
     ]
     assert find_partner(path, candidates) == partner
 

@@ -10,14 +10,18 @@ from collections.abc import Iterable
 
 from ..variants.variant import HIGH_NOISE, LOW_NOISE
 
-# A word of its own, or a hump of camel case as in WanHighNoise: not "highlight", not "flow".
-_WORD = r"(?:(?<![A-Za-z])(?:high|low)|(?<=[A-Za-z])(?-i:High|Low))"
-_WITH_NOISE = re.compile(_WORD + r"[ _.\-]*noise(?![a-z])", re.IGNORECASE)
-_ALONE = re.compile(
-    _WORD
-    + r"(?![a-z])(?![ _.\-]*(?:res|quality|v?ram|mem|detail|poly|step|rank|fps|light|contrast|motion|speed))",
-    re.IGNORECASE,
+# A word of its own, or a hump of camel case as in WanHighNoise, i2vHighV30 or styleHIGH, as Civitai's names
+# have them: not "highlight", not "flow".
+_WORD = r"(?:(?<![A-Za-z])(?:high|low)|(?<=[A-Za-z])(?-i:High|Low)|(?-i:(?<=[a-z])(?:HIGH|LOW)))"
+_END = r"(?=$|[^A-Za-z]|v\d|(?-i:(?<=[a-z])[A-Z]))"
+# What else is called high or low in the names of files: sizes, speeds, camera angles, light, clothes. Not with
+# a number, as in HIGH_rank64, and not LightX2V's or Lightning.
+_OTHER = (
+    r"(?![ _.\-]*(?:res|quality|v?ram|mem|detail|poly|fps|contrast|motion|speed|def|pass|angle|key|heel|tech"
+    r"|school|fashion|waist|cut|fantasy|(?:step|rank)(?!s?[ _.\-]?\d)|light(?!x2v|ning)))"
 )
+_WITH_NOISE = re.compile(_WORD + r"[ _.\-]*noise" + _END, re.IGNORECASE)
+_ALONE = re.compile(_WORD + _END + _OTHER, re.IGNORECASE)
 # diffusers' folders, whole names: the high-noise expert is transformer, the low-noise one transformer_2.
 _FOLDER = re.compile(r"^transformer(?:_2)?$")
 

@@ -95,6 +95,7 @@ SCHEMES: dict[str, Callable[[Factors], Tensors]] = {
     "lightning-alpha": spelled("diffusion_model.{layer}.{part}.weight", "lora_down/lora_up", True),
     "diffsynth": spelled("pipe.dit.{layer}.{part}.default.weight", "lora_A/lora_B", False),
     "peft": spelled("base_model.model.{layer}.{part}.weight", "lora_A/lora_B", False),
+    "data-parallel": spelled("module.{layer}.{part}.weight", "lora_A/lora_B", False),
     "peft-of-diffusers": spelled(
         "base_model.model.{layer}.{part}.weight", "lora_A/lora_B", False, as_diffusers
     ),

@@ -229,6 +229,7 @@ def test_a_modulation_s_difference_under_its_other_names(network, tmp_path):
         "blocks.0.modulation.diff",
         "lora_unet_blocks_0_modulation.diff",
         "transformer.blocks.0.scale_shift_table.diff",
+        "diffusion_model.blocks.0.diff_m",
     ):
         lora = load(tmp_path / "style.safetensors", {name: change})
         assert_exact(network, lora, {"blocks.0.modulation": change})
@@ -374,6 +375,8 @@ def test_in_bfloat16(tmp_path):
         ("diffusion_model.high_noise.", "diffusion_model.low_noise."),
         ("pipe.dit.", "pipe.dit2."),
         ("base_model.model.transformer_1.", "base_model.model.transformer_2."),
+        ("transformer.transformer_1.", "transformer.transformer_2."),
+        ("dit.high_noise.", "dit.low_noise."),
     ],
     ids=lambda prefixes: prefixes[0],
 )

@@ -167,7 +167,7 @@ def _by_layer(names: Iterable[str], network: Network) -> tuple[list[_Layer], lis
         if key is None or not isinstance(place, Place):
             left.append(Outcome((name,), reason=place if isinstance(place, str) else UNMATCHED))
             continue
-        expert = HIGH_NOISE if place.first and has_experts else place.expert
+        expert = place.expert or (HIGH_NOISE if place.first and has_experts else None)
         layer = layers.setdefault((expert, key.stem), _Layer(place.layer, expert, key.stem))
         if not layer.take(key, name):
             left.append(Outcome((name,), reason=TWICE, expert=expert))

@@ -89,7 +89,7 @@ _PREFIXES = re.compile(
     r"(?:(?:(?P<high>transformer_1|high(?:_noise)?(?:_model|_expert)?)"
     r"|(?P<low>transformer_2|dit_?2|low(?:_noise)?(?:_model|_expert)?)"
     r"|(?P<first>transformer|dit)"
-    r"|lora|lycoris|unet|base_model|diffusion_model|model|pipe)_+)*"
+    r"|lora|lycoris|unet|base_model|diffusion_model|model|module|pipe)_+)*"
 )
 
 # Layers that no plain Wan2.2 transformer has, and whose they are.
@@ -137,7 +137,8 @@ class LayerNames:
         self._layers: dict[str, str] = {}
         self.blocks = 0
         for layer in layers:
-            for spelling in (layer, _as_diffusers(layer)):
+            # LightX2V names a modulation's change by its block: blocks.0.diff_m, head.diff_m
+            for spelling in (layer, _as_diffusers(layer), layer.removesuffix(".modulation")):
                 self._layers[_plain(spelling)] = layer
             if match := _BLOCK.match(_plain(layer)):
                 self.blocks = max(self.blocks, int(match[1]) + 1)

@@ -29,17 +29,27 @@ class Known:
     numbers: tuple[float, ...]
 
 
-_HIGH = (
+_T2V_HIGH = (
     *(0.0245361328125, 0.01031494140625, 0.006744384765625, 0.0634765625),
     *(-0.058349609375, -0.0306396484375, 0.03466796875, -0.01544189453125),
 )
-_LOW = (
+_T2V_LOW = (
     *(0.056884765625, 0.0140380859375, -0.02392578125, 0.0771484375),
     *(-0.0634765625, -0.04345703125, 0.037841796875, -0.26171875),
 )
+_I2V_HIGH = (
+    *(0.021728515625, 0.0029144287109375, 0.01165771484375, 0.07763671875),
+    *(-0.05712890625, -0.0308837890625, 0.03759765625, -0.0155029296875),
+)
+_I2V_LOW = (
+    *(0.0595703125, 0.0186767578125, -0.0228271484375, 0.07861328125),
+    *(-0.0615234375, -0.037841796875, 0.03662109375, -0.302734375),
+)
 KNOWN = (
-    Known("wan-tiny for text to video", HIGH_NOISE, _HIGH),
-    Known("wan-tiny for text to video", LOW_NOISE, _LOW),
+    Known("wan-tiny for text to video", HIGH_NOISE, _T2V_HIGH),
+    Known("wan-tiny for text to video", LOW_NOISE, _T2V_LOW),
+    Known("wan-tiny for image to video", HIGH_NOISE, _I2V_HIGH),
+    Known("wan-tiny for image to video", LOW_NOISE, _I2V_LOW),
 )
 
 

@@ -142,6 +142,19 @@ def test_a_patch_embedding_of_five_axes_in_gguf(tmp_path: Path):
     check(network, velocity, numbers, WIDE_TRANSFORMER, 0.01)
 
 
+@pytest.mark.parametrize("kind", ["F16", "Q8_0"])
+def test_axes_that_ggml_does_not_write(kind: str, tmp_path: Path):
+    """Leading ones and a fifth axis, without a note of the shape that was."""
+    lost = {
+        name: value.flatten(0, 1) if value.ndim in (3, 5) else value
+        for name, value in WIDE_TRANSFORMER.items()
+    }
+    numbers = forms.write_gguf(tmp_path / "model.gguf", lost, kind)
+    network, _ = opened(tmp_path / "model.gguf", WanTransformer)
+    numbers = {name: value.view(WIDE_TRANSFORMER[name].shape) for name, value in numbers.items()}
+    check(network, velocity, numbers, WIDE_TRANSFORMER, forms.GGUF_TYPES[kind])
+
+
 @pytest.mark.parametrize("kind", forms.GGUF_TYPES)
 def test_text_encoder_in_gguf(kind: str, tmp_path: Path):
     named = forms.in_layout("umt5", "gguf")(WIDE_UMT5)

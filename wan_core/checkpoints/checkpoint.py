@@ -81,7 +81,7 @@ class Checkpoint:
         def weight(name: str) -> Tensor | QuantizedWeight:
             info, own = self.header[name], self._stored[name]
             if is_plain(info.dtype):
-                return stored[own]
+                return stored[own].reshape(info.shape)
             scale = stored[scales[own]] if own in scales else None
             return quantized_weight(info.dtype, info.shape, stored[own], scale)
 

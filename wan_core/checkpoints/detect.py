@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..variants import variant_for_channels
 from .header import Header, TensorInfo
@@ -106,12 +106,13 @@ def detect(header: Header) -> Detection:
         elif renamed != TIED:  # a second tensor for one place: under its own name the audit will find it
             released[name] = name
     has_spiece = SPIECE_MODEL in header.tensors
+    tensors = {name: header.tensors[stored] for name, stored in released.items()}
     return Detection(
         family=layout.family,
-        layout="comfyui" if prefix or has_spiece else layout.name,
+        layout="comfyui" if "model." in prefix or has_spiece else layout.name,
         prefix=prefix,
         names=released,
-        tensors={name: header.tensors[stored] for name, stored in released.items()},
+        tensors=_with_lost_axes(tensors) if header.container == "gguf" else tensors,
         has_tokenizer=has_spiece or GGUF_TOKENIZER in header.metadata,
         extra_part=_extra_part(released, layout.family),
     )
@@ -121,6 +122,23 @@ def _unmapped(header: Header, names: list[str], family: str, stranger: str | Non
     """A file whose names mean nothing to us: they stay as they are."""
     tensors = {name: header.tensors[name] for name in names}
     return Detection(family, None, "", {name: name for name in names}, tensors, stranger=stranger)
+
+
+def _with_lost_axes(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """The shapes as they were before ggml, which drops leading axes of one and has no fifth axis.
+
+    llama.cpp and stable-diffusion.cpp write a modulation (1, 6, D) as (6, D), and the patch embedding's
+    kernel (D, C, 1, 2, 2) as (D * C, 1, 2, 2); not every tool notes the shape beside it.
+    """
+    restored = dict(tensors)
+    for name, info in tensors.items():
+        if name.endswith("modulation") and len(info.shape) == 2:
+            restored[name] = replace(info, shape=(1, *info.shape))
+    kernel, bias = tensors.get("patch_embedding.weight"), tensors.get("patch_embedding.bias")
+    if kernel and bias and len(kernel.shape) == 4 and bias.elements and kernel.shape[0] % bias.elements == 0:
+        shape = (bias.elements, kernel.shape[0] // bias.elements, *kernel.shape[1:])
+        restored["patch_embedding.weight"] = replace(kernel, shape=shape)
+    return restored
 
 
 def missing_parts(detection: Detection) -> list[str]:

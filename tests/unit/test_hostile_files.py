@@ -225,7 +225,7 @@ PICKLES = {
     "a number": (pickle.dumps(7, 2), "no named tensors"),
     "a list of itself": (b"\x80\x02]q\x00h\x00a.", "no named tensors"),
     "a table in itself": (b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.", "no named tensors"),
-    "two tables": (pickle.dumps({"ema": {}, "model": {}}, 2), "holds 2 tables (ema, model)"),
+    "two tables": (pickle.dumps({"ema": {}, "other": {}}, 2), "holds 2 tables (ema, other)"),
     "a global of nowhere": (b"\x80\x02cno.such.module\nthing\n.", "asks for no.such.module.thing"),
     "system": (b"\x80\x02cposix\nsystem\nX\x02\x00\x00\x00ls\x85R.", "asks for posix.system"),
 }
@@ -270,7 +270,11 @@ def test_wrapped_and_mixed_tables_are_read(tmp_path: Path):
     tensors = files.vae()
     torch.save({"state_dict": tensors, "epoch": 3}, tmp_path / "wrapped.pth")
     torch.save({**tensors, "step": 5}, tmp_path / "mixed.pth")
-    for name in ("wrapped.pth", "mixed.pth"):
+    trained = {"model": {"module": tensors}, "optimizer": {"state": {}, "groups": {}}, "step": torch.ones(1)}
+    torch.save(trained, tmp_path / "trained.pth")
+    torch.save({"ema": tensors, "model": tensors}, tmp_path / "ambiguous.pth")
+    assert "holds 2 tables (ema, model)" in refused(tmp_path / "ambiguous.pth")
+    for name in ("wrapped.pth", "mixed.pth", "trained.pth"):
         assert open_checkpoint(tmp_path / name).header.keys() == tensors.keys()
 
 

@@ -97,13 +97,15 @@ def detected(
 
 
 @pytest.mark.parametrize(("model", "layout"), CASES)
-@pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "diffusion_model.", "model."])
+@pytest.mark.parametrize(
+    "prefix", ["", "model.diffusion_model.", "diffusion_model.", "model.", "module.", "module._orig_mod."]
+)
 def test_a_full_size_model_is_known_by_its_names(model: str, layout: str, prefix: str):
     family, task, parameters, shapes, layouts = MODELS[model]
     stored = layouts.get(layout, {name: name for name in shapes})
     found = detected(shapes, stored, prefix)
     assert (found.family, found.task, found.prefix) == (family, task, prefix)
-    assert found.layout == ("comfyui" if prefix else layout)
+    assert found.layout == ("comfyui" if "model." in prefix else layout)
     assert found.names == {name: prefix + stored[name] for name in shapes}
     assert sum(info.elements for info in found.tensors.values()) == parameters
     assert {name: info.shape for name, info in found.tensors.items()} == {

@@ -17,7 +17,9 @@ VAE_2_2 = "wan-vae-2.2"
 LORA = "lora"
 UNKNOWN = "unknown"
 
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.")
+# ComfyUI's, and those of torch's wrappers (data parallel, compiled), which training programs leave in.
+PREFIXES = ("diffusion_model.", "model.", "module.", "_orig_mod.")
+MOST_PREFIXES = 4  # one behind the other
 
 Rules = tuple[tuple[str, str], ...]
 
@@ -43,12 +45,12 @@ class Layout:
 
 
 def common_prefix(names: Iterable[str]) -> str:
-    """The known prefix that every name has; "" when there is none."""
-    names = list(names)
-    for prefix in PREFIXES:
-        if names and all(name.startswith(prefix) for name in names):
-            return prefix
-    return ""
+    """The known prefixes that every name has; "" when there are none."""
+    names, found = list(names), ""
+    for _ in range(MOST_PREFIXES if names else 0):
+        longer = (found + prefix for prefix in PREFIXES)
+        found = next((start for start in longer if all(name.startswith(start) for name in names)), found)
+    return found
 
 
 _BLOCK = r"^(blocks\.\d+)"

@@ -21,7 +21,8 @@ from .mapping import DTYPES
 
 LONGEST_PICKLE = 10_000_000  # bytes; a 14B model's has about 150 kB
 LARGEST_TUPLE = 1000  # parts, those of its parts included; a tensor's description has about 20
-WRAPPERS_DEEP = 3  # {"state_dict": {...}} and the like
+WRAPPERS = ("state_dict", "model", "module")  # what training programs call the weights, beside an optimizer
+WRAPPERS_DEEP = 3
 DAMAGED = "the file is damaged; download it again"
 _SPELLED = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -143,6 +144,9 @@ def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
     for _ in range(WRAPPERS_DEEP):
         if not isinstance(content, Mapping):
             break
+        if (weights := _wrapped(content)) is not None:
+            content = weights
+            continue
         tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
         if tensors:
             if not all(isinstance(name, str) for name in tensors):
@@ -156,6 +160,14 @@ def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
             )
         content = next(iter(tables.values()), None)
     raise WanError(f"{shown_file(path)}: holds no named tensors; choose the weights of a model")
+
+
+def _wrapped(content: Mapping[object, object]) -> Mapping[object, object] | None:
+    """The table that training programs keep beside an optimizer; None beside other tensors, as averages are."""
+    tables = {name: table for name, table in content.items() if isinstance(table, Mapping)}
+    named = [tables.pop(name) for name in WRAPPERS if name in tables]
+    rivals = [table for table in tables.values() if any(isinstance(one, Tensor) for one in table.values())]
+    return named[0] if len(named) == 1 and not rivals else None
 
 
 def _info(name: str, value: Tensor, file_size: int, path: Path) -> TensorInfo:

@@ -158,6 +158,17 @@ def test_a_file_without_one_asks_for_it(spiece: bytes, tmp_path: Path):
         tokenizer_of(open_checkpoint(path))
 
 
+def test_another_model_s_tokenizer_is_refused(spiece: bytes, tmp_path: Path):
+    """Such as T5's beside UMT5: 32,100 tokens for 256,384."""
+    encoder = {**files.umt5(), "token_embedding.weight": torch.zeros(1000, files.UMT5.dim)}
+    path = files.save(tmp_path / "umt5.safetensors", encoder)
+    (tmp_path / "spiece.model").write_bytes(spiece)
+    with pytest.raises(
+        WanError, match=r"umt5.safetensors: knows 1,000 tokens and the tokenizer with it 172:"
+    ):
+        tokenizer_of(open_checkpoint(path))
+
+
 @pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3", "U8"])
 def test_a_tokenizer_of_another_dtype_or_without_end_is_one_line(dtype: str, tmp_path: Path):
     table, end = {}, 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..errors import WanError
 from ..text.tokenizer import Tokenizer
 from .checkpoint import Checkpoint
+from .configs import umt5_config
 
 # Beside the file, or beside its folder: google/umt5-xxl as released, tokenizer as diffusers has it.
 FOLDERS = ("", "tokenizer", "google/umt5-xxl", "umt5-xxl")
@@ -12,7 +13,20 @@ NAMES = ("spiece.model", "tokenizer.json")
 
 
 def tokenizer_of(text_encoder: Checkpoint) -> Tokenizer:
-    """The tokenizer that goes with a text encoder. Raises WanError that asks for one when there is none."""
+    """The tokenizer that goes with a text encoder. Raises WanError that asks for one when there is none.
+
+    T5's tokenizer looks the same and has an eighth of UMT5's words: its ids would be those of other words.
+    """
+    tokenizer, rows = _found(text_encoder), umt5_config(text_encoder.header).vocab_size
+    if tokenizer.vocab_size < rows // 2:
+        raise WanError(
+            f"{text_encoder.file}: knows {rows:,} tokens and the tokenizer with it {tokenizer.vocab_size:,}: "
+            "it is another model's, such as T5's; use spiece.model of google/umt5-xxl"
+        )
+    return tokenizer
+
+
+def _found(text_encoder: Checkpoint) -> Tokenizer:
     spiece = text_encoder.spiece_model()
     if spiece is not None:
         return Tokenizer.from_spiece(spiece, text_encoder.file)

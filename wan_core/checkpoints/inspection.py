@@ -263,14 +263,21 @@ def _limits(detection: Detection, storage: Storage) -> list[str]:
             "its channels are those of another variant (a plain one reads 16, 36 or 48); choose a Wan2.2 "
             "T2V, I2V or TI2V transformer"
         )
-    if detection.family != UNKNOWN and storage.unreadable:
-        schemes = " and ".join(sorted(set(storage.unreadable.values())))
+    # a LoRA's alpha may be an integer
+    unreadable = {name: how for name, how in storage.unreadable.items() if not _is_alpha(name)}
+    if detection.family != UNKNOWN and unreadable:
+        schemes = " and ".join(sorted(set(unreadable.values())))
         limits.append(
-            f"keeps {len(storage.unreadable):,} of its weights ({listed(list(storage.unreadable))}) as "
+            f"keeps {len(unreadable):,} of its weights ({listed(list(unreadable))}) as "
             f"{schemes}, which cannot be loaded; choose a float16, bfloat16, fp8 or GGUF (Q2_K to Q8_0) file "
             "of this model"
         )
     return limits
+
+
+def _is_alpha(name: str) -> bool:
+    key = parse_key(name)
+    return key is not None and key.part == "alpha"
 
 
 def _fits(inspection: Inspection) -> str | None:

@@ -14,8 +14,8 @@ from ..variants.variant import HIGH_NOISE, LOW_NOISE
 # have them: not "highlight", not "flow".
 _WORD = r"(?:(?<![A-Za-z])(?:high|low)|(?<=[A-Za-z])(?-i:High|Low)|(?-i:(?<=[a-z])(?:HIGH|LOW)))"
 _END = r"(?=$|[^A-Za-z]|v\d|(?-i:(?<=[a-z])[A-Z]))"
-# What else is called high or low in the names of files: sizes, speeds, camera angles, light, clothes. Not with
-# a number, as in HIGH_rank64, and not LightX2V's or Lightning.
+# What else is called high or low in the names of files: sizes, speeds, camera angles, light, clothes. Not
+# before a number, as in HIGH_rank64, nor in LightX2V and Lightning.
 _OTHER = (
     r"(?![ _.\-]*(?:res|quality|v?ram|mem|detail|poly|fps|contrast|motion|speed|def|pass|angle|key|heel|tech"
     r"|school|fashion|waist|cut|fantasy|(?:step|rank)(?!s?[ _.\-]?\d)|light(?!x2v|ning)))"

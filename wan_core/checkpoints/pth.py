@@ -163,7 +163,7 @@ def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
 
 
 def _wrapped(content: Mapping[object, object]) -> Mapping[object, object] | None:
-    """The table that training programs keep beside an optimizer; None beside other tensors, as averages are."""
+    """The table that training programs keep beside an optimizer; None where an average lies beside it too."""
     tables = {name: table for name, table in content.items() if isinstance(table, Mapping)}
     named = [tables.pop(name) for name in WRAPPERS if name in tables]
     rivals = [table for table in tables.values() if any(isinstance(one, Tensor) for one in table.values())]

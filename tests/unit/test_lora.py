@@ -344,7 +344,7 @@ def test_nothing_stays_behind(network, tmp_path):
     assert with_changes(network, (), torch.device("cpu")) is network
 
 
-def test_low_rank_stays_low_rank(tmp_path):
+def test_factors_are_kept_as_stored(tmp_path):
     tensors = SCHEMES["kijai"](factors())
     lora = load(tmp_path / "style.safetensors", tensors)
     stored = sum(value.nbytes for name, value in tensors.items() if not name.endswith("alpha"))

@@ -67,7 +67,7 @@ class Request:
         Left out, the size is the picture's as `Request` says, or without one the smallest released.
         """
         has_picture = any(changes.get(name) is not None for name in ("image", "end_image"))
-        width, height = (None, None) if has_picture else min(variant.sizes, key=math.prod)
+        width, height = (None, None) if has_picture else variant.smallest_size
         released = {
             "negative_prompt": variant.negative_prompt,
             "width": width,
@@ -99,11 +99,10 @@ class Request:
         """(width, height) of the video: as given, or from the picture, or the smallest released."""
         if self.width is not None and self.height is not None:
             return self.width, self.height
-        smallest = min(variant.sizes, key=math.prod)
         picture = next(iter(self._pictures().values()), None)
         if picture is None or variant.size_for_image is None:
-            return smallest
-        area = math.prod(smallest) if self.max_area is None else self.max_area
+            return variant.smallest_size
+        area = math.prod(variant.smallest_size) if self.max_area is None else self.max_area
         return variant.size_for_image(picture.width, picture.height, area, self.rounding)
 
     def images(self, variant: Variant) -> tuple[Tensor | None, Tensor | None]:

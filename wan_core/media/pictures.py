@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,6 @@ class Picture:
     def height(self) -> int:
         """In pixels."""
         return self.pixels.shape[0]
-
-    def with_pixels(self, pixels: Tensor) -> Picture:
-        """Other pixels under the same name."""
-        return replace(self, pixels=pixels)
 
 
 def open_picture(source: Any, field: str) -> Picture:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -62,6 +63,11 @@ class Variant:
     def size_multiple(self) -> int:
         """Width and height must be multiples of this: a VAE cell times the 2 x 2 patch."""
         return self.vae_stride[1] * 2
+
+    @property
+    def smallest_size(self) -> tuple[int, int]:
+        """The released (width, height) of the fewest pixels."""
+        return min(self.sizes, key=math.prod)
 
     def check_images(self, start: bool, end: bool, frames: int) -> None:
         """Refuse pictures the model has no use for, and none where it needs one. Raises WanError."""

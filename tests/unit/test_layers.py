@@ -1,0 +1,78 @@
+"""The layers that the models are built of: fast where they can be, and the same numbers everywhere."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from wan_core.models import layers
+from wan_core.models.layers import CastingLayers, linear
+
+
+@pytest.fixture
+def fast_calls(monkeypatch):
+    """How often oneDNN was asked; small products go there too."""
+    if not layers.ONEDNN:
+        pytest.skip("this torch has no oneDNN")
+    operation, calls = torch.ops.mkldnn._linear_pointwise, []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return operation(*arguments)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", counted)
+    monkeypatch.setattr(layers, "ONEDNN_PRODUCTS", 1)
+    return calls
+
+
+def given(*shape, width=48, rows=80, bias=True, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(*shape, width, generator=generator)
+    weight = torch.randn(rows, width, generator=generator) * 0.2
+    return [t.to(dtype) for t in (x, weight)] + [torch.randn(rows).to(dtype) if bias else None]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1,), (33,), (2, 5), (2, 3, 4)])
+def test_the_fast_linear_is_the_plain_one(fast_calls, shape, bias):
+    x, weight, b = given(*shape, bias=bias)
+    spread = torch.stack([x, x], -1)[..., 0]  # the same numbers, not side by side in memory
+    with torch.no_grad():
+        want = F.linear(x, weight, b)
+        torch.testing.assert_close(linear(x, weight, b), want, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(linear(spread, weight, b), want, rtol=1e-5, atol=1e-5)
+    assert len(fast_calls) == 2
+
+
+def test_what_the_fast_linear_leaves_to_torch(fast_calls):
+    x, weight, bias = given(6)
+    assert linear(x.clone().requires_grad_(), weight, bias).requires_grad
+    with torch.no_grad():
+        assert linear(x.to("meta"), weight.to("meta"), bias.to("meta")).shape == (6, 80)
+        assert linear(x[:0], weight, bias).shape == (0, 80)
+        turned = weight.t().contiguous().t()
+        assert torch.equal(linear(x, turned, bias), F.linear(x, turned, bias))
+        halves = given(6, dtype=torch.bfloat16)
+        assert torch.equal(linear(*halves), F.linear(*halves))
+    assert not fast_calls
+
+
+def test_small_products_stay_where_they_start_faster(fast_calls, monkeypatch):
+    monkeypatch.setattr(layers, "ONEDNN_PRODUCTS", 6 * 48 * 80 + 1)
+    with torch.no_grad():
+        linear(*given(6))
+        assert not fast_calls
+        linear(*given(7))
+    assert len(fast_calls) == 1
+
+
+def test_the_layer_casts_its_weights_and_its_hooks_still_run(fast_calls):
+    layer = CastingLayers.Linear(48, 80, dtype=torch.bfloat16)
+    x = given(2, 5)[0]
+    with torch.no_grad():
+        want = F.linear(x, layer.weight.float(), layer.bias.float())
+        torch.testing.assert_close(layer(x), want, rtol=1e-5, atol=1e-5)
+        layer.register_forward_hook(lambda _layer, _inputs, out: out + 1.0)
+        torch.testing.assert_close(layer(x), want + 1.0, rtol=1e-5, atol=1e-5)
+    assert len(fast_calls) == 2

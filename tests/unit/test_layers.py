@@ -76,3 +76,11 @@ def test_the_layer_casts_its_weights_and_its_hooks_still_run(fast_calls):
         layer.register_forward_hook(lambda _layer, _inputs, out: out + 1.0)
         torch.testing.assert_close(layer(x), want + 1.0, rtol=1e-5, atol=1e-5)
     assert len(fast_calls) == 2
+
+
+def test_a_compiled_layer_is_one_graph(fast_calls):
+    layer = CastingLayers.Linear(48, 80)
+    with torch.no_grad():
+        compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(given(6)[0]), layer(given(6)[0]), rtol=1e-5, atol=1e-5)
+    assert len(fast_calls) == 1

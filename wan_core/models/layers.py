@@ -54,6 +54,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         and x.numel() * weight.shape[0] >= ONEDNN_PRODUCTS
         and weight.is_contiguous()
         and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()  # inductor takes this operation with frozen weights only
     ):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from fractions import Fraction
 
 import av
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench.live import LiveBytes
 from wan_core.errors import WanError
 from wan_core.media.mp4 import frame_rate, write_mp4
 
@@ -105,6 +107,31 @@ def test_index_in_front_and_any_metadata_key(tmp_path):
     with av.open(str(path)) as container:
         assert container.metadata["prompt"] == '{"3": "a red circle"}'
         assert container.metadata["seed"] == "7"
+
+
+def test_a_stream_of_bytes_holds_the_same_video(tmp_path):
+    noise = torch.rand(5, 32, 48, 3, generator=torch.Generator().manual_seed(1))
+    stream = io.BytesIO()
+    write_mp4([noise], tmp_path / "clip.mp4", fps=16, metadata={"prompt": "x"})
+    write_mp4([noise], stream, fps=16, metadata={"prompt": "x"})
+    (tmp_path / "stream.mp4").write_bytes(stream.getvalue())
+    assert np.array_equal(decode_bt709(tmp_path / "stream.mp4"), decode_bt709(tmp_path / "clip.mp4"))
+    with av.open(str(tmp_path / "stream.mp4")) as container:
+        assert container.metadata["prompt"] == "x"
+
+
+def test_a_higher_rate_factor_is_a_smaller_file(tmp_path):
+    noise = torch.rand(5, 32, 48, 3, generator=torch.Generator().manual_seed(1))
+    for crf in (16, 40):
+        write_mp4([noise], tmp_path / f"{crf}.mp4", fps=16, crf=crf)
+    assert (tmp_path / "40.mp4").stat().st_size < 0.5 * (tmp_path / "16.mp4").stat().st_size
+
+
+def test_the_writer_copies_one_frame_at_a_time(tmp_path):
+    frames = torch.zeros(16, 64, 96, 3)
+    with LiveBytes() as live:
+        write_mp4([frames], tmp_path / "clip.mp4", fps=16)
+    assert 0 < live.peak < 4 * frames[0].nbytes
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from fractions import Fraction
 from pathlib import Path
+from typing import IO
 
 import av
 import numpy as np
@@ -27,34 +29,38 @@ STUDIO_RANGE = 1
 
 def write_mp4(
     chunks: Iterable[torch.Tensor | np.ndarray],
-    path: str | Path,
+    target: str | Path | IO[bytes],
     fps: float,
     metadata: dict[str, str] | None = None,
+    crf: float = CRF,
 ) -> None:
-    """Write chunks of frames, each (F, H, W, 3) RGB as float 0..1 or uint8, to `path` as they come.
+    """Write chunks of frames, each (F, H, W, 3) RGB as float 0..1 or uint8, to `target` as they come.
 
-    H.264, yuv420p, BT.709 in the pixels and in the tags, `moov` in front so that a browser can start at once.
-    `metadata` becomes tags of the file, whatever the keys are called. The file appears under its name when it
-    is whole: an error or an interrupt while chunks are still coming leaves nothing behind.
+    H.264 at rate factor `crf`, yuv420p, BT.709 in the pixels and in the tags. `metadata` becomes tags of the
+    file, whatever the keys are called. A path gets its file, `moov` in front so that a browser can start at
+    once, when that is whole: an error or an interrupt while chunks are still coming leaves nothing behind. A
+    stream of bytes is written as it stands, and `moov` comes last.
 
     Raises WanError for odd sizes, chunks that differ in size, no frames at all, values that are not finite, a
     frame rate that is not a positive number, and a place that cannot be written.
     """
-    path = Path(path)
     rate = frame_rate(fps)
     count = 0
-    with _whole_or_nothing(path) as partial, _mp4_container(partial, metadata or {}) as container:
+    place = _whole_or_nothing(Path(target)) if isinstance(target, str | Path) else nullcontext(target)
+    with place as opened, _mp4_container(opened, metadata or {}) as container:
         stream = None
-        for frames in _checked(chunks):
+        for frame in _frames(chunks):
             if stream is None:
-                stream = _h264_stream(container, rate, height=frames.shape[1], width=frames.shape[2])
-            for planes in rgb_to_yuv420(frames):
+                stream = _h264_stream(container, rate, height=frame.shape[1], width=frame.shape[2], crf=crf)
+            # one frame at a time: the float copies that the conversion makes are of one frame only
+            for planes in rgb_to_yuv420(as_unit_floats(frame)):
                 container.mux(stream.encode(_video_frame(planes)))
                 count += 1
         if stream is None:
-            raise WanError(f"{path}: there are no frames to write; decode at least one first")
+            name = target if isinstance(target, str | Path) else "video"
+            raise WanError(f"{name}: there are no frames to write; decode at least one first")
         container.mux(stream.encode(None))
-    log.debug("wrote %d frames to %s", count, path)
+    log.debug("wrote %d frames to %s", count, target)
 
 
 def frame_rate(fps: float) -> Fraction:
@@ -98,19 +104,23 @@ def _cannot_write(path: Path, error: OSError) -> str:
 
 
 @contextmanager
-def _mp4_container(path: Path, metadata: dict[str, str]) -> Iterator[av.container.OutputContainer]:
-    # use_metadata_tags: without it mp4 keeps only the handful of keys that iTunes knows.
-    options = {"movflags": "+faststart+use_metadata_tags"}
-    with av.open(str(path), mode="w", format="mp4", options=options) as container:
+def _mp4_container(
+    target: Path | IO[bytes], metadata: dict[str, str]
+) -> Iterator[av.container.OutputContainer]:
+    # use_metadata_tags: without it mp4 keeps only the handful of keys that iTunes knows. faststart: FFmpeg
+    # opens the file a second time, by its name.
+    named = isinstance(target, Path)
+    options = {"movflags": "+use_metadata_tags" + "+faststart" * named}
+    with av.open(str(target) if named else target, mode="w", format="mp4", options=options) as container:
         container.metadata.update(metadata)
         yield container
 
 
 def _h264_stream(
-    container: av.container.OutputContainer, rate: Fraction, height: int, width: int
+    container: av.container.OutputContainer, rate: Fraction, height: int, width: int, crf: float
 ) -> av.VideoStream:
     # Without mbtree: with it, x264 writes the same frames in one of several ways, and one seed is one video.
-    options = {"crf": str(CRF), "preset": "medium", "mbtree": "0"}
+    options = {"crf": str(crf), "preset": "medium", "mbtree": "0"}
     stream = container.add_stream("libx264", rate=rate, options=options)
     stream.width, stream.height = width, height
     stream.pix_fmt = "yuv420p"
@@ -127,22 +137,30 @@ def _video_frame(planes: np.ndarray) -> av.VideoFrame:
     return frame
 
 
-def _checked(chunks: Iterable[torch.Tensor | np.ndarray]) -> Iterator[torch.Tensor]:
-    """The chunks as float32 0..1, each of them fit for the encoder."""
+def _frames(chunks: Iterable[torch.Tensor | np.ndarray]) -> Iterator[torch.Tensor]:
+    """The frames of the chunks, (1, H, W, 3) each, fit for the encoder."""
     size = None
     for chunk in chunks:
         frames = torch.as_tensor(chunk)
-        if frames.ndim != 4 or frames.shape[-1] != 3:
-            raise WanError(f"frames: shape {tuple(frames.shape)} is not (frames, height, width, 3)")
-        height, width = frames.shape[1:3]
-        if height % 2 or width % 2 or not height or not width:
-            even = f"{max(2, width - width % 2)} x {max(2, height - height % 2)}"
-            raise WanError(f"frames: {width} x {height} pixels; H.264 takes even sizes only, such as {even}")
-        if size not in (None, (height, width)):
-            raise WanError(f"frames: {width} x {height} after {size[1]} x {size[0]}; one video has one size")
-        size = (height, width)
-        if frames.is_floating_point() and not frames.isfinite().all():
-            raise WanError(
-                "frames: some values are not finite (NaN or infinite); the model's answer is broken"
-            )
-        yield as_unit_floats(frames)
+        _check(frames, size)
+        size = frames.shape[1:3]
+        yield from frames.split(1)
+
+
+def _check(frames: torch.Tensor, size: torch.Size | None) -> None:
+    """Refuse a chunk that cannot be written after others of a size (height, width). Raises WanError."""
+    if frames.ndim != 4 or frames.shape[-1] != 3:
+        raise WanError(f"frames: shape {tuple(frames.shape)} is not (frames, height, width, 3)")
+    height, width = frames.shape[1:3]
+    if height % 2 or width % 2 or not height or not width:
+        even = f"{max(2, width - width % 2)} x {max(2, height - height % 2)}"
+        raise WanError(f"frames: {width} x {height} pixels; H.264 takes even sizes only, such as {even}")
+    if size not in (None, (height, width)):
+        raise WanError(f"frames: {width} x {height} after {size[1]} x {size[0]}; one video has one size")
+    if frames.is_floating_point() and not _is_finite(frames):
+        raise WanError("frames: some values are not finite (NaN or infinite); the model's answer is broken")
+
+
+def _is_finite(frames: torch.Tensor) -> bool:
+    """By the least and the greatest value, which NaN takes over: `isfinite` would copy all frames twice."""
+    return not frames.numel() or all(math.isfinite(value) for value in frames.aminmax())

@@ -122,11 +122,14 @@ class EncoderBlock(nn.Module):
             hidden: (B, 1, 1, L) true on the keys to pass over, None when there are none
             dtype: of the feed-forward
         """
-        bias = self.pos_embedding(buckets).unsqueeze(0)  # (1, heads, L, L)
+        bias = self.pos_embedding(buckets).unsqueeze(0)  # (1, heads, L, L), the last query first
         if hidden is not None:  # by a finite score, lest a sample without tokens become NaN
             bias = bias.masked_fill(hidden, torch.finfo(bias.dtype).min)
-        x = x + self.attn(self.norm1(x), bias)
-        return x + self.ffn(self.norm2(x).to(dtype))
+        if torch.is_grad_enabled():
+            x = x + self.attn(self.norm1(x), bias)
+            return x + self.ffn(self.norm2(x).to(dtype))
+        x.add_(self.attn(self.norm1(x), bias))
+        return x.add_(self.ffn(self.norm2(x).to(dtype)))
 
 
 class SelfAttention(nn.Module):
@@ -144,10 +147,10 @@ class SelfAttention(nn.Module):
         self.o = ops.Linear(config.dim_attn, config.dim, bias=False, **place)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """(B, L, D) float32 to the same; bias: (1 or B, heads, L, L) float32."""
+        """(B, L, D) float32 to the same; bias: (1 or B, heads, L, L) float32, the last query first."""
         q, k, v = (self._heads(layer(x)) for layer in (self.q, self.k, self.v))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
-        return self.o(out.transpose(1, 2).flatten(2))
+        out = F.scaled_dot_product_attention(q.flip(2), k, v, attn_mask=bias, scale=1.0)
+        return self.o(out.flip(2).transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, L, d)
@@ -166,7 +169,11 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, D) to the same, in the dtype of x; the product is rounded once."""
-        product = self.fc1(x).float() * self.gate[1](self.gate[0](x).float())
+        gate = self.gate[0](x).float()
+        if torch.is_grad_enabled():
+            product = self.fc1(x).float() * self.gate[1](gate)
+        else:  # in place: two of the wide tensors instead of four
+            product = torch.ops.aten.gelu_(gate, approximate="tanh").mul_(self.fc1(x))
         return self.fc2(product.to(x.dtype))
 
 
@@ -178,10 +185,14 @@ class PositionBias(nn.Module):
         self.embedding = ops.Embedding(config.num_buckets, config.num_heads, **place)
 
     def forward(self, buckets: Tensor) -> Tensor:
-        """Buckets (2L-1,) of the offsets -(L-1) .. L-1 to the bias (heads, L queries, L keys), float32."""
-        by_offset = self.embedding(buckets).float().T  # (heads, 2L-1)
-        # Query i sees the offsets -i .. L-1-i: a window that moves one to the left with each query.
-        return by_offset.unfold(1, (len(buckets) + 1) // 2, 1).flip(1)
+        """Buckets (2L-1,) of the offsets -(L-1) .. L-1 to the bias (heads, L queries, L keys), float32.
+
+        The last query comes first. Query i sees the offsets -i .. L-1-i, so from there on each sees a window
+        one further to the right: on a CPU a view of (heads, 2L-1) numbers. GPU kernels want aligned rows.
+        """
+        by_offset = self.embedding(buckets).float().T.contiguous()
+        windows = by_offset.unfold(1, (len(buckets) + 1) // 2, 1)
+        return windows if windows.device.type == "cpu" else windows.contiguous()
 
 
 def position_buckets(length: int, num_buckets: int, max_distance: int) -> Tensor:

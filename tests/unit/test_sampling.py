@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 
 import pytest
 import torch
@@ -119,6 +120,19 @@ def test_steps_come_in_order_and_once():
     schedule.step(latent, latent, 1)
 
 
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_what_a_step_is_given_and_gives_is_never_changed(name):
+    """The solvers compute in place, on tensors of their own only: a preview may take its time."""
+    schedule, seen = make_schedule(name, 6, 5.0), []
+    latent = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    for index in range(6):
+        velocity = torch.sin(3 * latent)
+        seen += [(velocity, velocity.clone()), (latent, latent.clone())]
+        latent = schedule.step(velocity, latent, index)
+    assert len({tensor.data_ptr() for tensor, _ in seen}) == len(seen)
+    assert all(torch.equal(tensor, copy) for tensor, copy in seen)
+
+
 def test_the_boundary_belongs_to_the_high_noise_expert():
     plan = plan_experts(torch.tensor([1000, 900, 875, 874, 100]), 0.875)
     assert plan.experts == ("high_noise",) * 3 + ("low_noise",) * 2
@@ -215,6 +229,45 @@ def test_the_loop_works_in_float32_on_batches():
     assert latent.dtype == torch.float32
     assert latent.shape == (3, *CLEAN.shape[1:])
     assert experts.calls[0][1].tolist() == [1000, 1000, 1000]
+
+
+def test_the_clean_estimate_is_made_when_asked_for_and_stays_right():
+    schedule = make_schedule("unipc", 4, 5.0)
+    kept = torch.full((1, 2, 3, 2, 2), 0.25)  # the network's own, which the loop must not write into
+    infos, before = [], []
+
+    def predict(latent, timestep, context):
+        before.append(latent.clone())
+        return kept
+
+    experts = {"high_noise": predict, "low_noise": predict}
+    run(schedule, experts, on_step=infos.append)
+    for info, latent in zip(infos, before, strict=True):
+        assert "denoised" not in vars(info)
+        torch.testing.assert_close(info.denoised, latent - info.sigma * 0.25, rtol=0, atol=1e-6)
+        assert info.denoised is info.denoised
+    assert (kept == 0.25).all()
+    for info, following in zip(infos, before[1:], strict=False):
+        assert torch.equal(info.latent, following)
+
+
+def test_the_last_expert_goes_before_the_next_one_comes():
+    class Network:
+        def __call__(self, latent, timestep, context):
+            return torch.zeros_like(latent)
+
+    class OnlyOne:
+        alive = None
+
+        def at(self, name):
+            assert self.alive is None or self.alive() is None
+            network = Network()
+            self.alive = weakref.ref(network)
+            return network
+
+    experts = OnlyOne()
+    run(make_schedule("euler", 8, 12.0), experts)
+    assert experts.alive is not None
 
 
 def test_experts_may_be_a_plain_mapping():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Protocol
 
 import torch
@@ -18,7 +20,10 @@ from .guidance import Context, Predict, guidance_by_expert, guided_velocity
 
 @dataclass(frozen=True)
 class StepInfo:
-    """One finished step, for progress bars and previews. The tensors are the loop's own: only read them."""
+    """One finished step, for progress bars and previews.
+
+    The tensors are the loop's own: only read them. Nothing changes them later: a preview may take its time.
+    """
 
     index: int  # from 0
     total: int
@@ -26,7 +31,12 @@ class StepInfo:
     sigma: float  # the noise level before the step
     expert: str
     latent: Tensor  # (B, C, F, H, W) after the step
-    denoised: Tensor  # (B, C, F, H, W) where the step believed the clean latent to be
+    estimate: Callable[[], Tensor] = field(repr=False)  # works `denoised` out
+
+    @cached_property
+    def denoised(self) -> Tensor:
+        """(B, C, F, H, W) where the step believed the clean latent to be; made when first asked for."""
+        return self.estimate()
 
 
 class Experts(Protocol[Context]):
@@ -61,22 +71,28 @@ def denoise(
     latent, name, predict = conditioning.keep_clean(noise.float()), None, None
     for index, (timestep, planned) in enumerate(zip(schedule.timesteps.tolist(), plan.experts, strict=True)):
         if predict is None or planned != name:
-            name, predict = planned, expert_at(planned)
+            name, predict = planned, None  # the last expert goes before the next one comes
+            predict = expert_at(planned)
         timesteps, model_input = conditioning.timesteps(timestep, latent), conditioning.model_input(latent)
         velocity = guided_velocity(predict, model_input, timesteps, context, negative_context, scales[name])
         sigma = schedule.sigmas[index].item()
-        denoised = conditioning.keep_clean(latent - sigma * velocity)
+        estimate = partial(clean_estimate, latent, velocity, sigma, conditioning)
         latent = conditioning.keep_clean(schedule.step(velocity, latent, index))
-        info = StepInfo(index, schedule.steps, timestep, sigma, planned, latent, denoised)
+        info = StepInfo(index, schedule.steps, timestep, sigma, planned, latent, estimate)
         check_finite(info)
         if on_step is not None:
             on_step(info)
     return latent
 
 
+def clean_estimate(latent: Tensor, velocity: Tensor, sigma: float, conditioning: Conditioning) -> Tensor:
+    """Where a latent at a noise level and the velocity there say that the clean latent is."""
+    return conditioning.keep_clean(torch.add(latent, velocity, alpha=-sigma))
+
+
 def check_finite(info: StepInfo) -> None:
     """Stop at the step that broke, not at a black video. Raises WanError."""
-    if not torch.isfinite(info.latent).all():
+    if not math.isfinite(info.latent.sum().item()):  # one pass: NaN and infinities survive a sum
         raise WanError(
             f"step {info.index + 1} of {info.total} (timestep {info.timestep}, {info.expert} expert) gave "
             "NaN or infinite values: check that expert's checkpoint file, or run it in bfloat16 or float32"

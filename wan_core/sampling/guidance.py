@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from ..errors import WanError
@@ -39,7 +40,7 @@ def guided_velocity(
             f"negative prompt missing: guidance {guidance_scale:g} needs one; give it, or set guidance to 1"
         )
     unconditional = predict(latent, timestep, negative_context).float()
-    return unconditional + guidance_scale * (conditional - unconditional)
+    return torch.lerp(unconditional, conditional, guidance_scale)  # the formula above, in one pass
 
 
 def guidance_by_expert(

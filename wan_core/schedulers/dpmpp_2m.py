@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 from torch import Tensor
@@ -25,13 +24,17 @@ class DPMpp2MSchedule(Schedule):
         self._previous: Tensor | None = None  # the clean latent estimated one step ago
 
     def _solve(self, velocity: Tensor, latent: Tensor, index: int) -> Tensor:
-        sigma, sigma_next = self._levels[index], self._levels[index + 1]
-        clean = latent - sigma * velocity
-        h = log_snr(sigma_next) - log_snr(sigma)
-        direction = clean
-        if self._previous is not None and index < self.steps - 1:
-            h_previous = log_snr(sigma) - log_snr(self._levels[index - 1])
-            direction = clean + 0.5 * (h / h_previous) * (clean - self._previous)
-        self._previous = clean
-        # expm1(-inf) is -1, so the step to sigma 0 returns the clean latent itself.
-        return (sigma_next / sigma) * latent - (1.0 - sigma_next) * math.expm1(-h) * direction
+        following = self._follow(velocity, latent, index)
+        if index == self.steps - 1:
+            return following
+        previous, self._previous = self._previous, self._clean(velocity, latent, index)
+        if previous is None:
+            return following
+        change = previous.sub_(self._previous)  # in place: nobody else knows it
+        return following.add_(change, alpha=self._change_weight(index))
+
+    def _change_weight(self, index: int) -> float:
+        """Of the estimate before less this one: -(1 - sigma_next / sigma) * h / (2 * h_previous)."""
+        before, sigma, after = self._levels[index - 1 : index + 2]
+        h, h_previous = log_snr(after) - log_snr(sigma), log_snr(sigma) - log_snr(before)
+        return -0.5 * (1.0 - after / sigma) * (h / h_previous)

@@ -24,4 +24,4 @@ class EulerSchedule(Schedule):
         super().__init__(full_grid(steps, shift))
 
     def _solve(self, velocity: Tensor, latent: Tensor, index: int) -> Tensor:
-        return latent + (self._levels[index + 1] - self._levels[index]) * velocity
+        return self._follow(velocity, latent, index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from ..errors import WanError
@@ -34,9 +35,10 @@ class Schedule(ABC):
     def step(self, velocity: Tensor, latent: Tensor, index: int) -> Tensor:
         """The latent at sigmas[index + 1] from the one at sigmas[index].
 
-        velocity, latent: any one shape, float32; velocity is the network's answer at sigmas[index]. Steps
-        come in order, from any first one. One object serves both experts: its history lives through the
-        switch. Raises WanError for a step out of order.
+        velocity, latent: any one shape, float32; velocity is the network's answer at sigmas[index]. Neither
+        is changed, and the answer is a tensor of its own. Steps come in order, from any first one. One
+        object serves both experts: its history lives through the switch. Raises WanError for a step out of
+        order.
         """
         if not 0 <= index < self.steps or (self._next_index is not None and index != self._next_index):
             due = "0" if self._next_index is None else str(self._next_index)
@@ -49,3 +51,15 @@ class Schedule(ABC):
 
     @abstractmethod
     def _solve(self, velocity: Tensor, latent: Tensor, index: int) -> Tensor: ...
+
+    def _follow(self, velocity: Tensor, latent: Tensor, index: int) -> Tensor:
+        """Euler's step, which every solver here starts from: straight along to sigmas[index + 1].
+
+        It is exact where the clean latent that the velocity points at, latent - sigma * velocity, stays the
+        same; the solvers of second order add multiples of how that estimate changed.
+        """
+        return torch.add(latent, velocity, alpha=self._levels[index + 1] - self._levels[index])
+
+    def _clean(self, velocity: Tensor, latent: Tensor, index: int) -> Tensor:
+        """The clean latent that the velocity points at."""
+        return torch.add(latent, velocity, alpha=-self._levels[index])

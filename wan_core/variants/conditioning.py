@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -73,8 +74,14 @@ class Conditioning:
         """The latent with the clean frames put (back) into it; imposed on the noise and after every step."""
         if self.denoise_mask is None:
             return latent
-        mask = self.denoise_mask.to(latent)
-        return (1.0 - mask) * self.clean_latent + mask * latent
+        mask, kept = self._kept
+        return torch.addcmul(kept, mask, latent)
+
+    @cached_property
+    def _kept(self) -> tuple[Tensor, Tensor]:
+        """The mask, on the clean latent's device, and what it keeps of that: made once for all steps."""
+        mask = self.denoise_mask.to(self.clean_latent)
+        return mask, (1.0 - mask) * self.clean_latent
 
 
 def _size(latent: Tensor) -> str:

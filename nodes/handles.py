@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import comfy.model_management as mm
@@ -32,6 +32,7 @@ from ..wan_core.models.vae_2_1 import VAEConfig
 from ..wan_core.models.vae_2_2 import VAE22Config
 from ..wan_core.models.video_vae import to_frames
 from ..wan_core.sampling.experts import HIGH_NOISE, LOW_NOISE
+from ..wan_core.speed import Speed, apply
 from ..wan_core.text.tokenizer import MAX_TOKENS, Tokenizer
 from ..wan_core.variants import TI2V_5B, Variant, variant_for_task
 from ..wan_core.variants.variant import DENSE
@@ -56,6 +57,7 @@ class ModelHandle:
     config: TransformerConfig
     experts: dict[str, Hosted]
     loras: tuple[Lora, ...] = ()
+    speed: Speed = field(default_factory=Speed)
 
     @property
     def patcher(self) -> comfy.model_patcher.ModelPatcher:
@@ -133,6 +135,7 @@ class HostedExperts:
             room = activation_bytes(self.model.config, self.latent_shape, expert.module.compute_dtype)
             changes = self.model.changes(name)
             expert.load(room + change_bytes(changes))
+        apply(expert.module, self.model.speed, expert.device)
         return with_changes(expert.module, changes, expert.device)
 
 

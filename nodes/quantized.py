@@ -12,14 +12,12 @@ from typing import Any
 import comfy.model_management as mm
 import comfy.ops
 import torch
-import torch.nn.functional as F
 from comfy.quant_ops import QUANT_ALGOS
 from torch import Tensor, nn
 
 from ..wan_core.checkpoints import Checkpoint
 from ..wan_core.checkpoints.audit import put
 from ..wan_core.quantization import QuantizedEmbedding, QuantizedLinear
-from ..wan_core.quantization.weight import dequantize
 
 # Core's formats with one scale for each weight, and the devices where its layers are worth having: those for
 # int8 round the activations too, which is faster than a plain product on a GPU only.
@@ -43,7 +41,7 @@ class HostedLinear(QuantizedLinear, comfy.ops.CastWeightBiasOp):
             self, x, dtype=self.weight.dtype, bias_dtype=x.dtype, offloadable=True
         ) as (codes, bias):
             scale = None if self.weight_scale is None else self.weight_scale.to(x.device)
-            return F.linear(x, dequantize(codes, scale, self.decode, x.dtype), bias)
+            return self.product(x, codes, scale, bias)
 
 
 class HostedEmbedding(QuantizedEmbedding, comfy.ops.CastWeightBiasOp):

@@ -52,6 +52,7 @@ from .request import Request
 from .sampling import StepInfo, denoise, make_noise, plan_experts
 from .sampling.plan import Plan
 from .schedulers import make_schedule
+from .speed import Speed, apply
 from .text.cleaning import clean_prompt
 from .text.tokenizer import MAX_TOKENS, Tokenizer
 from .variants import Conditioning, Variant, variant_for_task
@@ -90,6 +91,7 @@ class Pipeline:
     device: torch.device
     dtype: torch.dtype  # what the transformers compute in; text encoder and VAE: float32
     loras: tuple[Lora, ...] = ()
+    speed: Speed = dataclasses.field(default_factory=Speed)
 
 
 def load_pipeline(
@@ -266,6 +268,7 @@ class OneAtATime:
         network.compute_dtype = pipeline.dtype
         dtype = checkpoint.rounding(pipeline.dtype)
         network = _load(network, checkpoint, pipeline.device, dtype)
+        apply(network, pipeline.speed, pipeline.device)
         changes = [change for lora in pipeline.loras for change in lora.changes[name]]
         self._network = with_changes(network, changes, pipeline.device)
         return self._velocity
@@ -407,4 +410,5 @@ def _provenance(pipeline: Pipeline, request: Request) -> str:
         settings[field] = settings[field] and settings[field].name
     files = {name: checkpoint.file for name, checkpoint in pipeline.experts.items()}
     loras = [{row.expert: [row.file, row.strength] for row in lora.coverage.rows} for lora in pipeline.loras]
-    return json.dumps({"model": pipeline.variant.name, "experts": files, "loras": loras, **settings})
+    model = {"model": pipeline.variant.name, "experts": files, "loras": loras}
+    return json.dumps({**model, "speed": pipeline.speed.changed(), **settings})

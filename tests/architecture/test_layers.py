@@ -15,7 +15,7 @@ LAYERS = (
     ("attention", "quantization", "memory", "text", "media"),
     ("models",),
     ("variants",),
-    ("lora",),
+    ("lora", "speed"),
     ("checkpoints",),
     ("schedulers",),
     ("sampling",),

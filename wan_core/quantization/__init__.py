@@ -6,6 +6,7 @@ it into numbers each time they run, so no more than one layer's weight is ever t
 
 from __future__ import annotations
 
+from .fp8_matmul import fp8_fault, fp8_fits
 from .layers import QuantizedEmbedding, QuantizedLinear, quantized_layer
 from .weight import READABLE, QuantizedWeight, quantized_weight
 
@@ -14,6 +15,8 @@ __all__ = [
     "QuantizedEmbedding",
     "QuantizedLinear",
     "QuantizedWeight",
+    "fp8_fault",
+    "fp8_fits",
     "quantized_layer",
     "quantized_weight",
 ]

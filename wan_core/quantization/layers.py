@@ -10,11 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .fp8_matmul import COMPUTE_DTYPE, fp8_fits, fp8_linear
 from .weight import QuantizedWeight, dequantize
 
 
 class QuantizedLinear(nn.Linear):
-    """nn.Linear over a QuantizedWeight (out, in), which computes in the dtype of its input."""
+    """nn.Linear over a QuantizedWeight (out, in), which computes in the dtype of its input.
+
+    `fp8_matmul`: an fp8 weight and a bfloat16 input are multiplied in fp8, which is not exact.
+    """
+
+    fp8_matmul = False
 
     def __init__(self, weight: QuantizedWeight, bias: Tensor | None) -> None:
         out_features, in_features = weight.shape
@@ -25,7 +31,13 @@ class QuantizedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, dequantize(self.weight, self.weight_scale, self.decode, x.dtype), bias)
+        return self.product(x, self.weight, self.weight_scale, bias)
+
+    def product(self, x: Tensor, codes: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
+        """x (..., in) times these codes of the weight and their scale, all on the device of x."""
+        if self.fp8_matmul and x.dtype == COMPUTE_DTYPE and fp8_fits(codes):
+            return fp8_linear(x, codes, scale, bias)
+        return F.linear(x, dequantize(codes, scale, self.decode, x.dtype), bias)
 
     def stored(self) -> QuantizedWeight:
         """The weight as it was given."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import load
+from . import load, text, transformer, vae21, vae22
 
-SUITES = {"load": load}
+SUITES = {"transformer": transformer, "vae21": vae21, "vae22": vae22, "text": text, "load": load}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,0 +1,114 @@
+"""wan_core, run as its pipeline runs it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from wan_core.models.transformer import WanTransformer
+from wan_core.models.umt5 import UMT5Encoder
+from wan_core.models.video_vae import VideoVAE
+
+from .weights import empty_module
+from .work import Inputs, Output, Run, Task
+
+
+def version() -> str | None:
+    """Of this tree."""
+    project = Path(__file__).parents[1] / "pyproject.toml"
+    found = re.search(r'^version = "(.+)"', project.read_text(), re.MULTILINE)
+    return found.group(1) if found else None
+
+
+def _network(task: Task) -> torch.nn.Module:
+    network = empty_module(task.config, "cpu").eval().requires_grad_(False)
+    network.load_state_dict(load_file(task.weights))
+    return network
+
+
+def _predict(task: Task) -> Run:
+    network = _network(task)
+    assert isinstance(network, WanTransformer)
+
+    def run(inputs: Inputs) -> Output:
+        with torch.no_grad():
+            return network(inputs["latent"], inputs["timestep"], inputs["context"])
+
+    return run
+
+
+def _predict_guided(task: Task) -> Run:
+    network = _network(task)
+    assert isinstance(network, WanTransformer)
+
+    def run(inputs: Inputs) -> Output:
+        with torch.no_grad():
+            given = inputs["latent"], inputs["timestep"]
+            positive = network(*given, inputs["context"])
+            negative = network(*given, inputs["negative"])
+            return torch.lerp(negative, positive, inputs["guidance"])
+
+    return run
+
+
+def _decode(task: Task) -> Run:
+    return _of_vae(task, lambda vae, inputs: vae.decode(inputs["latent"]))
+
+
+def _stream(task: Task) -> Run:
+    return _of_vae(task, lambda vae, inputs: vae.decode_chunks(inputs["latent"]))
+
+
+def _encode(task: Task) -> Run:
+    return _of_vae(task, lambda vae, inputs: vae.encode(inputs["video"]))
+
+
+def _of_vae(task: Task, call: Callable[[VideoVAE, Inputs], Output]) -> Run:
+    vae = _network(task)
+    assert isinstance(vae, VideoVAE)
+
+    def run(inputs: Inputs) -> Output:
+        with torch.no_grad():
+            result = call(vae, inputs)
+            if isinstance(result, Tensor):
+                return result
+            return list_lazily(result)
+
+    return run
+
+
+def list_lazily(pieces: Output) -> Output:
+    """The pieces one by one, each made without gradients."""
+    iterator = iter(pieces)
+    while True:
+        with torch.no_grad():
+            piece = next(iterator, None)
+        if piece is None:
+            return
+        yield piece
+
+
+def _read_prompt(task: Task) -> Run:
+    encoder = _network(task)
+    assert isinstance(encoder, UMT5Encoder)
+
+    def run(inputs: Inputs) -> Output:
+        with torch.no_grad():
+            return encoder(inputs["ids"], inputs["mask"])
+
+    return run
+
+
+WORKS: dict[str, Callable[[Task], Run]] = {
+    "predict": _predict,
+    "predict_guided": _predict_guided,
+    "decode": _decode,
+    "stream": _stream,
+    "encode": _encode,
+    "read_prompt": _read_prompt,
+}

@@ -1,0 +1,1 @@
+"""The other implementations, each run the way its users run it, at its best on the machine."""

@@ -1,0 +1,48 @@
+"""What a contestant is asked to do, and how its adapter is found."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from .weights import Config
+
+# In the order of the table. Each module has `version` and `WORKS`.
+CONTESTANTS = {
+    "wan_core": "bench.ours",
+    "diffusers": "bench.peers.diffusers",
+    "comfyui": "bench.peers.comfyui",
+}
+
+Inputs = dict[str, Tensor]
+Output = Tensor | Iterable[Tensor]  # an iterable: pieces along the frames, made as they are asked for
+Run = Callable[[Inputs], Output]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One network to build, from a file of released names, and one kind of work for it."""
+
+    work: str
+    config: Config
+    weights: Path
+
+
+class Contestant(Protocol):
+    """An adapter: how its users run this implementation."""
+
+    WORKS: dict[str, Callable[[Task], Run]]
+
+    def version(self) -> str | None:
+        """The version installed; None when it is not."""
+
+
+def contestant(name: str) -> Contestant:
+    """The adapter of that name; it imports its implementation only when asked for its version or its work."""
+    module: Contestant = importlib.import_module(CONTESTANTS[name])  # type: ignore[assignment]
+    return module

@@ -15,22 +15,31 @@ from torch import Tensor, nn
 from .fit import Change
 
 
-def with_changes(
-    network: nn.Module, changes: Sequence[Change], device: torch.device
-) -> Callable[..., Tensor]:
-    """The network as a function that computes with the changes; they are copied to the device once.
+def with_changes(network: nn.Module, changes: Sequence[Change], device: torch.device) -> nn.Module | Dressed:
+    """The network, computing with the changes; they are copied to the device once.
 
     Nothing stays attached between calls, so the network can be shared with others who want it plain.
     """
     if not changes:
         return network
     moved = [dataclasses.replace(change, delta=change.delta.to(device)) for change in changes]
+    return Dressed(network, moved)
 
-    def call(*arguments: Any) -> Tensor:
-        with attached(network, moved):
-            return network(*arguments)
 
-    return call
+class Dressed:
+    """A transformer that wears changes on its device, for as long as each call takes."""
+
+    def __init__(self, network: nn.Module, changes: Sequence[Change]) -> None:
+        self._network, self._changes = network, changes
+
+    def __call__(self, *arguments: Any) -> Tensor:
+        with attached(self._network, self._changes):
+            return self._network(*arguments)
+
+    def read_text(self, *arguments: Any) -> Any:
+        """What the network makes of a prompt; its layers may have changes for that, too."""
+        with attached(self._network, self._changes):
+            return self._network.read_text(*arguments)
 
 
 @contextmanager

@@ -7,10 +7,12 @@ from .experts import ExpertPlan, plan_experts
 from .guidance import guidance_by_expert, guided_velocity
 from .noise import make_noise
 from .plan import Plan, plan, plan_summary, plan_table
+from .texts import KeepTexts
 
 __all__ = [
     "ExpertPlan",
     "Experts",
+    "KeepTexts",
     "Plan",
     "StepInfo",
     "denoise",

@@ -11,6 +11,7 @@ import torch
 
 from .attention import AUTO, NAMES, choose
 from .errors import WanError
+from .models.compiled import compile_blocks, uncompile_blocks
 from .models.transformer import WanTransformer
 from .quantization import QuantizedLinear, fp8_fault, fp8_fits
 
@@ -25,11 +26,13 @@ class Speed:
     """Settings of a transformer that change its speed and memory. Raises WanError for unknown ones.
 
     attention   which kernel: "auto", the fastest exact one; "sage" computes in 8 bits and is not exact
+    compile     torch.compile the blocks, at the first step; without a compiler nothing changes
     residual    what the residual stream is kept in: "float32", as released, or "16-bit", the compute dtype
     fp8_matmul  multiply weights stored in fp8 in fp8, where the card can; not exact
     """
 
     attention: str = AUTO
+    compile: bool = False
     residual: str = FLOAT32
     fp8_matmul: bool = False
 
@@ -51,6 +54,7 @@ def apply(network: WanTransformer, speed: Speed, device: torch.device) -> None:
     """Make a network compute on `device` as `speed` says; what it was told before is undone."""
     network.attention = choose(speed.attention, device, network.compute_dtype)
     network.residual_dtype = residual_dtype(speed, network.compute_dtype)
+    (compile_blocks if speed.compile else uncompile_blocks)(network.blocks)
     _set_fp8_matmul(network, speed.fp8_matmul, device)
 
 

@@ -13,6 +13,7 @@ from wan_core import speed as speed_module
 from wan_core.attention import choose
 from wan_core.checkpoints.audit import put
 from wan_core.errors import WanError
+from wan_core.models.compiled import CompiledBlock
 from wan_core.models.transformer import WanTransformer
 from wan_core.quantization import QuantizedLinear, fp8_matmul, quantized_layer, quantized_weight
 from wan_core.speed import Speed, apply, residual_dtype
@@ -60,6 +61,15 @@ def test_a_network_gets_its_attention_and_residual_and_loses_them_again():
     apply(network, Speed(), CPU)
     assert network.attention is choose("auto", CPU, torch.bfloat16)
     assert network.residual_dtype == torch.float32
+
+
+def test_blocks_are_compiled_when_told_and_no_longer():
+    network = tiny_network()
+    plain = type(network.blocks[0])
+    apply(network, Speed(compile=True), CPU)
+    assert all(isinstance(block, CompiledBlock) for block in network.blocks)
+    apply(network, Speed(), CPU)
+    assert {type(block) for block in network.blocks} == {plain}
 
 
 def test_a_16_bit_residual_is_the_compute_dtype():

@@ -36,6 +36,10 @@ class Attention:
     def __init__(self, backends: Sequence[Backend], asked_for: bool) -> None:
         """`asked_for`: the user named the backend, so say when it is missing."""
         self._waiting = list(backends)
+        # By this a compiled graph calls it: it cannot look inside such kernels, nor at how they fare.
+        self._number = len(_by_number) if backends else None
+        if backends:
+            _by_number.append(self)
         self._asked_for = asked_for
         self._now: tuple[Backend, Kernel, str] | None = None
         self._probed: set[object] = set()
@@ -43,6 +47,8 @@ class Attention:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         """(B, H, Lq, d), twice (B, H, Lk, d), and a bias as SDPA takes it, to (B, H, Lq, d)."""
+        if bias is None and self._number is not None and torch.compiler.is_compiling():
+            return _call_numbered(q, k, v, self._number).transpose(1, 2)
         if bias is None:
             while self._now is not None or self._load_next():
                 out = self._answer(q, k, v)
@@ -108,6 +114,20 @@ class Attention:
         if not self._named:
             self._named = True
             log.info("attention: %s", label)
+
+
+_by_number: list[Attention] = []
+
+
+@torch.library.custom_op("wancore::attention", mutates_args=())
+def _call_numbered(q: Tensor, k: Tensor, v: Tensor, number: int) -> Tensor:
+    """An Attention as one operation of a compiled graph; (B, Lq, H, d), as most kernels write it."""
+    return _by_number[number](q, k, v).transpose(1, 2).contiguous()
+
+
+@_call_numbered.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, number: int) -> Tensor:  # noqa: ARG001 - the signature is torch's
+    return q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[3])
 
 
 def choose(name: str, device: torch.device, dtype: torch.dtype) -> Attention:

@@ -36,7 +36,7 @@ from ..wan_core.speed import Speed, apply
 from ..wan_core.text.tokenizer import MAX_TOKENS, Tokenizer
 from ..wan_core.variants import TI2V_5B, Variant, variant_for_task
 from ..wan_core.variants.variant import DENSE
-from .hosting import Hosted, Progress, StepProgress, host, resting
+from .hosting import Hosted, Progress, StepProgress, expert_words, host, resting
 
 # The scores and their bias at 512 tokens of UMT5-XXL, and one layer's weights in float32.
 TEXT_BYTES = 512 * 2**20
@@ -131,10 +131,10 @@ class HostedExperts:
     def at(self, name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """The expert, on its device. Loaded alone: of two in one call core would keep the wrong one."""
         expert = self.model.experts[name]
-        with self.progress.loading(name):
-            room = activation_bytes(self.model.config, self.latent_shape, expert.module.compute_dtype)
-            changes = self.model.changes(name)
-            expert.load(room + change_bytes(changes))
+        changes = self.model.changes(name)
+        work = activation_bytes(self.model.config, self.latent_shape, expert.module.compute_dtype)
+        expert.load(expert_words(name), work + change_bytes(changes))
+        self.progress.ready()
         apply(expert.module, self.model.speed, expert.device)
         return with_changes(expert.module, changes, expert.device)
 
@@ -161,7 +161,7 @@ class TextEncoderHandle(Hosted):
         """CONDITIONING as core makes it: (1, 512, D), zeros after the prompt. WanError for a long prompt."""
         check_length(field, self.tokenizer.count(text), MAX_TOKENS)
         ids, mask = self.tokenizer([text])
-        self.load(TEXT_BYTES)
+        self.load("text encoder", TEXT_BYTES)
         context = self.module(ids.to(self.device), mask.to(self.device))
         return [[resting(context), {}]]
 
@@ -192,7 +192,7 @@ class VAEHandle(Hosted):
 
     def encode(self, video: Tensor) -> Tensor:
         """Video (1, 3, T, H, W) in -1..1 to the raw latent (1, C, (T - 1) / 4 + 1, h, w)."""
-        self.load(encode_bytes(self.module.config, video.shape))
+        self.load("VAE", encode_bytes(self.module.config, video.shape))
         return resting(self.module.encode(video.to(self.device, torch.float32)))
 
     def decode(self, latent: Tensor) -> Iterator[Tensor]:
@@ -204,7 +204,7 @@ class VAEHandle(Hosted):
                 "the model"
             )
         progress = Progress(count)
-        self.load(decode_bytes(self.module.config, height, width))
+        self.load("VAE", decode_bytes(self.module.config, height, width))
         chunks = self.module.decode_chunks(latent.to(self.device, torch.float32))
         for done, chunk in enumerate(chunks, start=1):  # (1, 3, n, H, W) in -1..1
             yield resting(to_frames(chunk))

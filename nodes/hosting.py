@@ -6,10 +6,11 @@ cast their weights (`comfy.ops`), a patcher that decides what is resident, and t
 
 from __future__ import annotations
 
+import logging
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,20 @@ from ..wan_core.checkpoints import Checkpoint, audit, fill
 from ..wan_core.errors import WanError
 from ..wan_core.sampling.denoise import StepInfo
 from ..wan_core.variants.variant import DENSE
+from .mapped import stay_mapped
 from .quantized import into_core
+
+log = logging.getLogger("wancore")
 
 # As Hugging Face's tools number them: model-00002-of-00006.safetensors.
 LATER_PIECE = re.compile(r"-(?!0*1-)\d+-of-\d+\.\w+$")
 
 # Layers that cast each weight to its input's dtype and device on use, and look for an interrupt each time.
 CORE_LAYERS = comfy.ops.manual_cast
+
+# The patchers in use, by what they were made of: who asks for the same once more shares them, so that core
+# neither loads nor pins one file's weights twice.
+_in_use = weakref.WeakValueDictionary[tuple[object, ...], comfy.model_patcher.ModelPatcher]()
 
 
 @dataclass(frozen=True)
@@ -60,9 +68,14 @@ class Hosted:
     def is_dynamic(self) -> bool:
         return self.patcher.is_dynamic()
 
-    def load(self, activation_bytes: int) -> None:
-        """Make room for the network and for `activation_bytes` of work, evicting others as core sees fit."""
-        mm.load_models_gpu([self.patcher], memory_required=activation_bytes)
+    def load(self, words: str, work: int) -> None:
+        """Make room for the network, called `words`, and for `work` bytes of it, evicting others as core sees
+        fit. Says on the node and in the log what that takes, what there is, and so what becomes of it.
+        """
+        line = f"loading the {words}: {memory_line(self.patcher, work)}"
+        log.info(line)
+        say(line)
+        mm.load_models_gpu([self.patcher], memory_required=work)
 
 
 def host(
@@ -78,8 +91,27 @@ def host(
 
     The weights stay mapped from the file unless `dtype` asks for another type; quantized ones stay as stored
     whatever it says. `compute_dtype`, of a transformer, lets core's own quantized layers have what they do
-    well. Raises WanError for a file that does not fit the network.
+    well. Two calls for the same get one patcher. Raises WanError for a file that does not fit the network.
     """
+    path, places = checkpoint.path, (str(device), str(resting_device))
+    made_of = (network, config, path.resolve(), *file_state(path), *places, dtype, compute_dtype)
+    patcher = _in_use.get(made_of)
+    if patcher is None:
+        patcher = _in_use[made_of] = _patcher(
+            network, config, checkpoint, device, resting_device, dtype, compute_dtype
+        )
+    return Hosted(patcher)
+
+
+def _patcher(
+    network: Callable[..., nn.Module],
+    config: Any,
+    checkpoint: Checkpoint,
+    device: torch.device,
+    resting_device: torch.device,
+    dtype: torch.dtype | None,
+    compute_dtype: torch.dtype | None,
+) -> comfy.model_patcher.ModelPatcher:
     # Core's layers may have no weights before they are loaded, so a plain twin is compared with the file.
     audit(network(config, device="meta"), checkpoint.header, checkpoint.file)
     module = network(config, ops=CORE_LAYERS, device="meta")
@@ -89,7 +121,31 @@ def host(
     mm.archive_model_dtypes(module)
     # Looked up at this moment: core binds the name anew while it starts.
     patcher = comfy.model_patcher.CoreModelPatcher(module, load_device=device, offload_device=resting_device)
-    return Hosted(patcher)
+    stay_mapped(patcher)
+    return patcher
+
+
+def memory_line(patcher: comfy.model_patcher.ModelPatcher, work: int) -> str:
+    """What loading a model takes, what there is, and what core will do about it.
+
+    All that is loaded counts as free: core lets others go first, idle text encoders among them.
+    """
+    size, device = patcher.model_size(), patcher.load_device
+    takes, ram = f"{gb(size)} of weights, {gb(work)} of work", mm.get_free_memory(torch.device("cpu"))
+    if mm.is_device_cpu(device):
+        return f"{takes}; {gb(ram)} of RAM free"
+    loaded = [model for model in mm.loaded_models() if model is not None and model.load_device == device]
+    has = mm.get_free_memory(device) + sum(model.loaded_size() for model in loaded)
+    room = max(mm.minimum_inference_memory(), work + mm.extra_reserved_memory())
+    streamed = min(size, max(0, size + room - has))
+    if not streamed:
+        return f"{takes}; {device} has {gb(has)}: all of it goes there"
+    return f"{takes}; {device} has {gb(has)}: about {gb(streamed)} stream from RAM ({gb(ram)} free)"
+
+
+def gb(size: float) -> str:
+    """Bytes as people read them: 28.6 GB."""
+    return f"{size / 1e9:.1f} GB"
 
 
 class Progress:
@@ -113,11 +169,8 @@ class StepProgress(Progress):
         self.since = 0.0  # when the working expert was ready
         self.steps = 0  # it has done
 
-    @contextmanager
-    def loading(self, expert: str) -> Iterator[None]:
-        """While an expert comes in."""
-        say(f"loading the {expert_words(expert)}")
-        yield
+    def ready(self) -> None:
+        """An expert has come in."""
         self.since, self.steps = time.monotonic(), 0
 
     def step(self, info: StepInfo) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -229,7 +230,8 @@ def pretend_a_gpu() -> torch.device:
     device = torch.device("cpu", 0)
     mm.vram_state = mm.VRAMState.NORMAL_VRAM
     mm.cpu_state = mm.CPUState.GPU
-    mm.get_torch_device = lambda: device
+    mm.get_torch_device = mm.text_encoder_device = lambda: device
+    mm.get_all_torch_devices = lambda exclude_current=False: [device]
     mm.is_device_cpu = lambda which: which == torch.device("cpu")
     mm.minimum_inference_memory = lambda: 1 << 16
     mm.extra_reserved_memory = lambda: 0
@@ -237,11 +239,17 @@ def pretend_a_gpu() -> torch.device:
     return device
 
 
-def give_memory(budget: int) -> None:
-    """The pretended device has `budget` bytes, less what is loaded."""
+def give_memory(budget: int, patchers: Iterable[comfy.model_patcher.ModelPatcher] = ()) -> None:
+    """The pretended device has `budget` bytes, less what is loaded.
+
+    `patchers` are counted also while they are off core's list, where it takes one that it loads anew.
+    """
 
     def free(device: object = None, torch_free_too: bool = False) -> Any:
-        left = budget - sum(loaded.model.loaded_size() for loaded in mm.current_loaded_models if loaded.model)
+        if device == torch.device("cpu"):
+            return (1 << 34, 1 << 34) if torch_free_too else 1 << 34
+        models = {*patchers, *mm.loaded_models()} - {None}
+        left = budget - sum(model.loaded_size() for model in models)
         return (left, left) if torch_free_too else left
 
     mm.get_free_memory = free

@@ -87,7 +87,7 @@ def over_quantized_layers() -> dict[str, Any]:
         alone = quantized.checkpoints.load_module(network(config, device="meta"), checkpoint)
         cpu = torch.device("cpu")
         hosted = quantized.hosting.host(network, config, checkpoint, cpu, cpu, None, torch.float32)
-        hosted.load(0)
+        hosted.load("model", 0)
         plain = quantized.output(hosted.module, cpu)
         with lora.attached(alone, changes), lora.attached(hosted.module, changes):
             ours = quantized.output(hosted.module, cpu)

@@ -46,7 +46,7 @@ def compare(path: Any) -> dict[str, Any]:
             None,
             None if is_encoder else torch.float32,
         )
-        hosted.load(0)
+        hosted.load("model", 0)
         answer["distance"].append(inside.distance(output(hosted.module, DEVICE), expected))
         answer["loaded"].append(hosted.patcher.loaded_size() / size)
         answer["layers"] = sorted({layer_name(layer) for layer in hosted.module.modules()} - {None})

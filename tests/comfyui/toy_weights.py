@@ -85,11 +85,11 @@ def write_wide_weights(models: Path) -> None:
     save(text_encoder(width=4096), models / "text_encoders" / "wide_umt5.safetensors")
 
 
-def text_encoder(width: int) -> dict[str, Tensor]:
-    """A text encoder with its tokenizer, as ComfyUI's files have them."""
+def text_encoder(width: int, inner: int = 128) -> dict[str, Tensor]:
+    """A text encoder with its tokenizer, as ComfyUI's files have them; inner: of the feed-forward."""
     spiece = toy_tokenizer()
     vocabulary = sentencepiece.SentencePieceProcessor(model_proto=spiece).vocab_size()
-    config = UMT5Config(vocabulary, dim=width, dim_attn=64, dim_ffn=128, num_heads=4, num_layers=2)
+    config = UMT5Config(vocabulary, dim=width, dim_attn=64, dim_ffn=inner, num_heads=4, num_layers=2)
     tensors = {comfyui_name(name): value for name, value in random_weights(UMT5Encoder(config), 3).items()}
     return {**tensors, "spiece_model": torch.frombuffer(bytearray(spiece), dtype=torch.uint8)}
 

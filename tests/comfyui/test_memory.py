@@ -1,0 +1,108 @@
+"""Memory inside ComfyUI: a whole run on devices of every size, in the CPU simulation of a card.
+
+pytest tests/comfyui/test_memory.py
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wan_core.models.transformer import TransformerConfig, WanTransformer
+from wan_core.models.vae import make_vae
+from wan_core.models.vae_2_1 import VAEConfig
+
+from . import toy_weights as toys
+from .comfy_server import ROOT, RUN_SECONDS, comfyui_python
+
+pytestmark = pytest.mark.comfy
+
+SCRIPT = Path(__file__).parent / "inside_memory.py"
+BUDGETS = ("all", "three", "one", "half", "little", "nothing")
+
+
+@pytest.fixture(scope="module")
+def answers(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What inside_memory.py found."""
+    models = tmp_path_factory.mktemp("models")
+    write_models(models)
+    command = [comfyui_python(comfyui), str(SCRIPT), str(comfyui), str(ROOT), str(models)]
+    answer = subprocess.run(
+        command, cwd=comfyui, capture_output=True, text=True, check=False, timeout=RUN_SECONDS
+    )
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    return json.loads(answer.stdout.strip().splitlines()[-1])
+
+
+@pytest.fixture(params=BUDGETS)
+def seen(request: pytest.FixtureRequest, answers: dict[str, Any]) -> dict[str, Any]:
+    """Of one budget."""
+    return answers["every_budget"][request.param]
+
+
+def test_the_output_is_the_same_at_every_budget(seen: dict[str, Any]) -> None:
+    assert len(seen["distances"]) == 4
+    assert max(seen["distances"]) < 1e-6
+
+
+def test_each_model_is_asked_for_when_its_turn_comes(seen: dict[str, Any]) -> None:
+    run = ["other", "high_noise", "low_noise", "vae"]
+    assert [load["asked"] for load in seen["loads"]] == ["text", "text", *run, *run]
+
+
+def test_never_more_is_loaded_than_fits(seen: dict[str, Any]) -> None:
+    for load in seen["loads"]:
+        assert sum(load["loaded"].values()) <= seen["budget"]
+
+
+def test_nothing_idle_stays_while_the_working_model_streams(seen: dict[str, Any]) -> None:
+    for load in seen["loads"]:
+        asked = load["asked"]
+        if load["loaded"][asked] < 0.9 * seen["sizes"][asked]:
+            assert sum(load["loaded"].values()) == load["loaded"][asked]
+
+
+def test_no_copy_of_the_weights_is_made_in_memory(seen: dict[str, Any]) -> None:
+    ours = [name for name in seen["sizes"] if name != "other"]
+    for load in seen["loads"]:
+        assert all(load["copied"][name] <= 0 for name in ours), load
+    assert set(seen["left"]["copied"].values()) == {0}
+
+
+def test_nothing_is_pinned_twice_or_left_pinned(seen: dict[str, Any]) -> None:
+    """Though two loaders hold each expert's file."""
+    assert seen["most_pinned"] <= sum(seen["sizes"].values())
+    assert seen["left"]["pinned"] == seen["left"]["loaded"] == 0
+
+
+def test_budgets_are_all_there(answers: dict[str, Any]) -> None:
+    """From everything resident to nothing, so that the tests above have something to see."""
+    budgets = answers["every_budget"]
+
+    def resident(budget: str, name: str) -> float:
+        last = [load for load in budgets[budget]["loads"] if load["asked"] == name][-1]
+        return last["loaded"][name] / budgets[budget]["sizes"][name]
+
+    assert resident("all", "low_noise") > 0.99
+    assert resident("one", "low_noise") > 0.99
+    assert 0.1 < resident("half", "low_noise") < 0.8
+    assert resident("nothing", "low_noise") == resident("nothing", "vae") == 0
+    assert budgets["all"]["most_pinned"] == 0 < budgets["half"]["most_pinned"]
+    last = budgets["all"]["loads"][-1]["loaded"]
+    assert all(last.values()), "with room for all, nobody has to go"
+
+
+def write_models(folder: Path) -> None:
+    """Two experts, a text encoder and a VAE, of some megabytes each."""
+    config = TransformerConfig(dim=256, ffn_dim=512, num_heads=2, num_layers=4, text_dim=64)
+    for seed, name in enumerate(toys.TRANSFORMERS[toys.T2V_A14B]):
+        weights = toys.random_weights(WanTransformer(config), seed)
+        toys.save(weights, folder / "diffusion_models" / name, toys.torch.bfloat16)
+    encoder = toys.text_encoder(width=64, inner=8192)
+    toys.save(encoder, folder / "text_encoders" / "wan_tiny_umt5.safetensors", toys.torch.float16)
+    vae = toys.random_weights(make_vae(VAEConfig(dim=16)), 2)
+    toys.save(vae, folder / "vae" / "wan_tiny_vae.safetensors", toys.torch.float16)

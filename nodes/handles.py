@@ -25,6 +25,7 @@ from ..wan_core.checkpoints import (
 from ..wan_core.checkpoints.loras import Lora, load_lora
 from ..wan_core.errors import WanError
 from ..wan_core.lora import Change, change_bytes, with_changes
+from ..wan_core.models.text_activations import text_bytes
 from ..wan_core.models.transformer import TransformerConfig, WanTransformer
 from ..wan_core.models.umt5 import UMT5Encoder
 from ..wan_core.models.vae import make_vae
@@ -37,9 +38,6 @@ from ..wan_core.text.tokenizer import MAX_TOKENS, Tokenizer
 from ..wan_core.variants import TI2V_5B, Variant, variant_for_task
 from ..wan_core.variants.variant import DENSE
 from .hosting import Hosted, Progress, StepProgress, expert_words, host, resting
-
-# The scores and their bias at 512 tokens of UMT5-XXL, and one layer's weights in float32.
-TEXT_BYTES = 512 * 2**20
 
 WEIGHT_DTYPES = {
     "auto": None,
@@ -161,7 +159,8 @@ class TextEncoderHandle(Hosted):
         """CONDITIONING as core makes it: (1, 512, D), zeros after the prompt. WanError for a long prompt."""
         check_length(field, self.tokenizer.count(text), MAX_TOKENS)
         ids, mask = self.tokenizer([text])
-        self.load("text encoder", TEXT_BYTES)
+        kept = self.module.blocks[0].ffn.fc1.weight.dtype
+        self.load("text encoder", text_bytes(self.module.config, int(mask.sum()), kept, self.device))
         context = self.module(ids.to(self.device), mask.to(self.device))
         return [[resting(context), {}]]
 

@@ -138,14 +138,15 @@ def memory_line(patcher: comfy.model_patcher.ModelPatcher, work: int) -> str:
     has = mm.get_free_memory(device) + sum(model.loaded_size() for model in loaded)
     room = max(mm.minimum_inference_memory(), work + mm.extra_reserved_memory())
     streamed = min(size, max(0, size + room - has))
-    if not streamed:
-        return f"{takes}; {device} has {gb(has)}: all of it goes there"
-    return f"{takes}; {device} has {gb(has)}: about {gb(streamed)} stream from RAM ({gb(ram)} free)"
+    if streamed:
+        return f"{takes}; {device} has {gb(has)}: about {gb(streamed)} stream from RAM ({gb(ram)} free)"
+    done = "it is there already" if patcher.loaded_size() >= size else "all of it goes there"
+    return f"{takes}; {device} has {gb(has)}: {done}"
 
 
 def gb(size: float) -> str:
-    """Bytes as people read them: 28.6 GB."""
-    return f"{size / 1e9:.1f} GB"
+    """Bytes as people read them: 28.6 GB, 7.6 MB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 class Progress:

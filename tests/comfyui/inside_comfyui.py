@@ -29,6 +29,7 @@ import comfy.model_patcher  # noqa: E402
 import comfy.sd  # noqa: E402
 import comfy.text_encoders.wan  # noqa: E402
 import comfy.utils  # noqa: E402
+import folder_paths  # noqa: E402, F401 - for those who import this
 import torch  # noqa: E402
 
 PROMPT = "a red circle moves to the right over a plain dark background"

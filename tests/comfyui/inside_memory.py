@@ -7,9 +7,12 @@ The last line of stdout is JSON.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import sys
+from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import inside_comfyui as inside  # starts ComfyUI; beside this script, so on the path
@@ -125,8 +128,120 @@ def another_node_s() -> Any:
     return inside.comfy.model_patcher.CoreModelPatcher(layers, DEVICE, torch.device("cpu"))
 
 
+class Sink:
+    """An output node that keeps what it is given."""
+
+    FUNCTION, OUTPUT_NODE, CATEGORY, RETURN_TYPES = "take", True, "test", ()
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - core's name
+        return {"required": {"latent": ("LATENT",)}}
+
+    def take(self, latent: Any) -> dict[str, Any]:
+        return {"ui": {"latent": [latent["samples"].sum().item()]}}
+
+
+def through_the_queue() -> dict[str, Any]:
+    """Two samplers that share their loaders, queued twice with other seeds: what is loaded and encoded."""
+    core = importlib.import_module("nodes")
+    execution, server = importlib.import_module("execution"), importlib.import_module("server")
+    for folder in ("diffusion_models", "text_encoders"):
+        inside.folder_paths.add_model_folder_path(folder, str(inside.MODELS / folder), is_default=True)
+    said: list[str] = []
+    server.PromptServer.instance = SimpleNamespace(
+        client_id="c",
+        last_node_id=None,
+        last_prompt_id=None,
+        sockets_metadata={},
+        send_sync=lambda *_: None,
+        send_progress_text=lambda text, *_: said.append(text),
+    )
+    ours = asyncio.run(nodes.WanCoreExtension().get_node_list())
+    core.NODE_CLASS_MAPPINGS |= {node.GET_SCHEMA().node_id: node for node in ours} | {"Sink": Sink}
+    inside.give_memory(1 << 30)
+    executor = execution.PromptExecutor(
+        server.PromptServer.instance,
+        cache_type=execution.CacheType.CLASSIC,
+        cache_args={"ram": 0, "ram_inactive": 0, "lru": 0},
+    )
+    counts, sums = Counter[str](), []
+    count_calls(counts)
+    for seeds in ((1, 2), (3, 4)):
+        graph = two_samplers(*seeds)
+        ok, error, outputs, faults = asyncio.run(execution.validate_prompt("p", graph, None))
+        assert ok, (error, faults)
+        executor.execute(graph, "p", {"client_id": "c"}, outputs)
+        assert executor.success, executor.status_messages
+        sums += [output["latent"][0] for output in executor.history_result["outputs"].values()]
+    return {"counts": counts, "sums": sums, "said": [line for line in said if line.startswith("loading")]}
+
+
+def count_calls(counts: Counter[str]) -> None:
+    """Count how often files are opened, prompts read, and bytes brought to the device, by model."""
+    load = inside.comfy.model_patcher.ModelPatcher.load
+    encode = handles.TextEncoderHandle.encode
+
+    def counted_load(patcher: Any, *arguments: Any, **more: Any) -> None:
+        before = patcher.loaded_size()
+        load(patcher, *arguments, **more)
+        if patcher.loaded_size() > before:
+            counts[f"loaded {type(patcher.model).__name__}"] += 1
+
+    def counted_encode(handle: Any, *arguments: Any) -> Any:
+        counts["encoded"] += 1
+        return encode(handle, *arguments)
+
+    inside.comfy.model_patcher.ModelPatcher.load = counted_load
+    handles.TextEncoderHandle.encode = counted_encode
+    for module, name in (("load_model", "load_model"), ("load_text_encoder", "load_text_encoder")):
+        node = importlib.import_module(f"pack_under_test.nodes.{module}")
+        opened = getattr(node, name)
+
+        def counted(*arguments: Any, opened: Any = opened, name: str = name) -> Any:
+            counts[name] += 1
+            return opened(*arguments)
+
+        setattr(node, name, counted)
+
+
+def two_samplers(*seeds: int) -> dict[str, Any]:
+    """The API-format graph."""
+    graph: dict[str, Any] = {
+        "model": node(
+            "WanCoreLoadModel",
+            high_noise_model=inside.HIGH.name,
+            low_noise_model="auto (partner of the high-noise file)",
+            weight_dtype="auto",
+        ),
+        "encoder": node("WanCoreLoadTextEncoder", text_encoder_name=inside.TEXT_ENCODER.name),
+        "texts": node("WanCoreTextEncode", text_encoder=["encoder", 0], positive=inside.PROMPT, negative=""),
+        "empty": node("WanCoreEmptyVideoLatent", width=32, height=32, frames=5),
+    }
+    sizes = {"steps": 4, "shift": 12.0, "boundary": 0.9, "cfg_high": 2.0, "cfg_low": 2.0}
+    links = {
+        "model": ["model", 0],
+        "positive": ["texts", 0],
+        "negative": ["texts", 1],
+        "latent": ["empty", 0],
+    }
+    for seed in seeds:
+        graph[f"sampler {seed}"] = node("WanCoreSampler", **links, **sizes, seed=seed, scheduler="euler")
+        graph[f"sink {seed}"] = node("Sink", latent=[f"sampler {seed}", 0])
+    return graph
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs, "_meta": {}}
+
+
 if __name__ == "__main__":
     DEVICE = inside.pretend_a_gpu()
     mm.should_use_fp16 = mm.should_use_bf16 = lambda *_, **__: False  # so it computes in float32
     mm.MIN_WEIGHT_MEMORY_RATIO = 0.0  # as on NVIDIA cards
-    sys.stdout.write(json.dumps({"every_budget": every_budget()}) + "\n")
+    hosting = importlib.import_module("pack_under_test.nodes.hosting")
+    answers = {"every_budget": every_budget(), "through_the_queue": through_the_queue()}
+    mm.unload_all_models()
+    inside.give_memory(4_700_000)
+    expert = handles.load_model(inside.HIGH, inside.LOW, None).experts["high_noise"]
+    answers["tight"] = hosting.memory_line(expert.patcher, 1 << 17)
+    sys.stdout.write(json.dumps(answers) + "\n")

@@ -6,6 +6,7 @@ pytest tests/comfyui/test_memory.py
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,31 @@ def test_budgets_are_all_there(answers: dict[str, Any]) -> None:
     assert budgets["all"]["most_pinned"] == 0 < budgets["half"]["most_pinned"]
     last = budgets["all"]["loads"][-1]["loaded"]
     assert all(last.values()), "with room for all, nobody has to go"
+
+
+def test_a_new_seed_opens_reads_and_loads_nothing_anew(answers: dict[str, Any]) -> None:
+    """Two samplers that share their loaders, queued twice: everything once, both prompts once each."""
+    found = answers["through_the_queue"]
+    assert found["counts"] == {
+        "load_model": 1,
+        "load_text_encoder": 1,
+        "encoded": 2,
+        "loaded UMT5Encoder": 1,
+        "loaded WanTransformer": 2,
+    }
+    assert len(set(found["sums"])) == 4  # all four samplers ran
+
+
+def test_what_is_loaded_is_said_before(answers: dict[str, Any]) -> None:
+    said = answers["through_the_queue"]["said"]
+    assert len(said) == 10  # two prompts, and two experts of four samplers
+    takes = "loading the high-noise expert: 7.6 MB of weights, "
+    assert said[2].startswith(takes)
+    assert re.fullmatch(r"0\.\d MB of work; cpu:0 has 1\.1 GB: all of it goes there", said[2][len(takes) :])
+    assert said[-1].endswith("cpu:0 has 1.1 GB: it is there already")
+    assert re.search(
+        r"cpu:0 has 4\.7 MB: about 3\.\d MB stream from RAM \(17\.2 GB free\)$", answers["tight"]
+    )
 
 
 def write_models(folder: Path) -> None:

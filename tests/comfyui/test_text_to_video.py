@@ -26,7 +26,7 @@ from .videos import psnr, read_mp4
 
 pytestmark = pytest.mark.comfy
 
-GB = r"\d+\.\d GB"
+GB = r"\d+\.\d [GM]B"
 LOADING = rf"loading the {{}}-noise expert: {GB} of weights, {GB} of work; {GB} of RAM free"
 WORKFLOWS = sorted((ROOT / "example_workflows" / "api").glob("*.json"))
 

@@ -5,9 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import load, text, transformer, vae21, vae22
+from . import load, report, schedule, text, transformer, vae21, vae22
 
-SUITES = {"transformer": transformer, "vae21": vae21, "vae22": vae22, "text": text, "load": load}
+SUITES = {
+    "transformer": transformer,
+    "vae21": vae21,
+    "vae22": vae22,
+    "text": text,
+    "schedule": schedule,
+    "load": load,
+    "report": report,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -32,7 +32,7 @@ class Case:
     name: str
     words: str
     work: str
-    config: Config
+    config: Config | None
     inputs: Inputs
     flops: float  # of the plain algorithm, by formula
     warm_up: Inputs | None = None  # smaller inputs, where a whole run would take minutes
@@ -77,9 +77,11 @@ def run_case(case: Case, names: Sequence[str], threads: int, rounds: int, folder
     """One case's row for the JSON."""
     begin = time.perf_counter()
     say(f"{clock()} {case.name}: {case.words}; {rounds} rounds")
-    weights = folder / f"{abs(hash(case.config))}.safetensors"
-    if not weights.exists():
-        write_weights(weights, case.config)
+    weights = None
+    if case.config is not None:
+        weights = folder / f"{abs(hash(case.config))}.safetensors"
+        if not weights.exists():
+            write_weights(weights, case.config)
     files = folder / "inputs.pt", folder / "warm_up.pt" if case.warm_up else None
     torch.save(case.inputs, files[0])
     if files[1]:

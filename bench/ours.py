@@ -13,9 +13,12 @@ from torch import Tensor
 from wan_core.models.transformer import WanTransformer
 from wan_core.models.umt5 import UMT5Encoder
 from wan_core.models.video_vae import VideoVAE
+from wan_core.sampling import denoise, plan_experts
+from wan_core.schedulers import make_schedule
+from wan_core.variants.variant import DENSE
 
 from .weights import empty_module
-from .work import Inputs, Output, Run, Task
+from .work import SHIFT, Inputs, Output, Run, Task
 
 
 def version() -> str | None:
@@ -26,6 +29,8 @@ def version() -> str | None:
 
 
 def _network(task: Task) -> torch.nn.Module:
+    assert task.config is not None
+    assert task.weights is not None
     network = empty_module(task.config, "cpu").eval().requires_grad_(False)
     network.load_state_dict(load_file(task.weights))
     return network
@@ -104,6 +109,25 @@ def _read_prompt(task: Task) -> Run:
     return run
 
 
+def _loop(solver: str) -> Callable[[Task], Run]:
+    """Schedule, guidance and loop around a network that costs nothing."""
+
+    def run(inputs: Inputs) -> Output:
+        schedule = make_schedule(solver, len(inputs["timesteps"]), SHIFT)
+        answers = {True: inputs["velocity"], False: inputs["negative"]}
+        return denoise(
+            inputs["noise"],
+            {DENSE: lambda _latent, _timestep, positive: answers[positive]},
+            True,
+            False,
+            inputs["guidance"].item(),
+            schedule,
+            plan_experts(schedule.timesteps, None),
+        )
+
+    return lambda _task: run
+
+
 WORKS: dict[str, Callable[[Task], Run]] = {
     "predict": _predict,
     "predict_guided": _predict_guided,
@@ -111,4 +135,6 @@ WORKS: dict[str, Callable[[Task], Run]] = {
     "stream": _stream,
     "encode": _encode,
     "read_prompt": _read_prompt,
+    "euler": _loop("euler"),
+    "unipc": _loop("unipc"),
 }

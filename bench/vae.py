@@ -36,7 +36,7 @@ def cases(config: VAEConfig | VAE22Config, options: argparse.Namespace) -> list[
             _video(options.frames, size), flops.encode(config, options.frames, size, size),
             warm_up=_video(5, _tiny(config)),
         ),
-        _decode("stream_short", "stream", config, options.frames, small, rounds=2),
+        _decode("stream_short", "stream", config, options.frames, small, rounds=1),
         _decode("stream_long", "stream", config, options.long, small, rounds=1),
     ]  # fmt: skip
 

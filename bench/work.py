@@ -19,6 +19,8 @@ CONTESTANTS = {
     "comfyui": "bench.peers.comfyui",
 }
 
+SHIFT = 5.0  # of every schedule
+
 Inputs = dict[str, Tensor]
 Output = Tensor | Iterable[Tensor]  # an iterable: pieces along the frames, made as they are asked for
 Run = Callable[[Inputs], Output]
@@ -26,11 +28,14 @@ Run = Callable[[Inputs], Output]
 
 @dataclass(frozen=True)
 class Task:
-    """One network to build, from a file of released names, and one kind of work for it."""
+    """One network to build, from a file of released names, and one kind of work for it.
+
+    Work that needs no network has neither.
+    """
 
     work: str
-    config: Config
-    weights: Path
+    config: Config | None = None
+    weights: Path | None = None
 
 
 class Contestant(Protocol):

@@ -49,8 +49,9 @@ def serve(
             first = False
             del kept
             pipe.send(asdict(result))
-    except Exception:  # noqa: BLE001 - whatever it is, the parent prints it as this contestant's result
-        pipe.send(f"failed: {traceback.format_exc(limit=-3)}")
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent prints it as this contestant's result
+        traceback.print_exc()
+        pipe.send(f"failed: {type(error).__name__}: {error}")
 
 
 def _measure(run: Run, given: Inputs, level: int, far: bool) -> tuple[Round, Tensor]:

@@ -7,6 +7,8 @@ small packages that they import and this interpreter lacks are taken from ComfyU
 from __future__ import annotations
 
 import importlib
+import importlib.abc
+import importlib.machinery
 import json
 import os
 import re
@@ -15,6 +17,7 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import torch
 import torch.nn.functional as F
@@ -56,15 +59,25 @@ def module(name: str) -> Any:
         arguments = importlib.import_module("comfy.cli_args").args
         arguments.cpu = not torch.cuda.is_available()
         arguments.use_pytorch_cross_attention = True
-        _without_torchvision()
+        sys.meta_path.insert(0, _Absent())
     return importlib.import_module(name)
 
 
-def _without_torchvision() -> None:
-    """Its compiled part fits one version of torch only, and of Wan nothing needs it."""
-    for name in ("torchvision", "torchvision.transforms", "torchaudio"):
-        sys.modules[name] = types.ModuleType(name)
-    sys.modules["torchvision"].transforms = sys.modules["torchvision.transforms"]  # type: ignore[attr-defined]
+class _Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Stands for torchvision and torchaudio, whose compiled parts fit one torch only; Wan needs neither."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:  # noqa: ARG002
+        if name.split(".")[0] not in ("torchvision", "torchaudio"):
+            return None
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        module = types.ModuleType(spec.name)
+        module.__getattr__ = lambda _: MagicMock()  # type: ignore[method-assign]
+        return module
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """There is nothing to run."""
 
 
 def transformer(config: TransformerConfig, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
@@ -103,6 +116,7 @@ def vae(config: VAEConfig | VAE22Config) -> Any:
 
 
 def _load(network: Any, task: Task) -> Any:
+    assert task.weights is not None
     network.load_state_dict(load_file(task.weights), strict=True)
     return network.eval().requires_grad_(False)
 
@@ -199,6 +213,28 @@ def _read_prompt(task: Task) -> Run:
     return run
 
 
+def _loop(solver: str) -> Callable[[Task], Run]:
+    """Its sampler and guidance; without the bookkeeping of conditions that its sampling does around them."""
+
+    def prepare(_task: Task) -> Run:
+        sampling = module("comfy.model_sampling").CONST()
+        euler = module("comfy.k_diffusion.sampling").sample_euler
+        sampler = euler if solver == "euler" else module("comfy.extra_samplers.uni_pc").sample_unipc_bh2
+
+        def run(inputs: Inputs) -> Output:
+            def denoised(latent: torch.Tensor, sigma: torch.Tensor, **_options: Any) -> torch.Tensor:
+                positive = sampling.calculate_denoised(sigma, inputs["velocity"], latent)
+                negative = sampling.calculate_denoised(sigma, inputs["negative"], latent)
+                return negative + (positive - negative) * inputs["guidance"]
+
+            with torch.inference_mode():
+                return sampler(denoised, inputs["noise"], inputs["sigmas"].clone(), {}, disable=True)
+
+        return run
+
+    return prepare
+
+
 WORKS: dict[str, Callable[[Task], Run]] = {
     "predict": _predict,
     "predict_guided": _predict_guided,
@@ -206,4 +242,6 @@ WORKS: dict[str, Callable[[Task], Run]] = {
     "stream": _decode,  # it gives the whole clip
     "encode": _encode,
     "read_prompt": _read_prompt,
+    "euler": _loop("euler"),
+    "unipc": _loop("unipc"),
 }

@@ -17,7 +17,7 @@ from wan_core.models.umt5 import UMT5Config
 from wan_core.models.vae_2_1 import VAEConfig
 from wan_core.models.vae_2_2 import PATCH_CHANNELS, VAE22Config
 
-from ..work import Inputs, Output, Run, Task
+from ..work import SHIFT, Inputs, Output, Run, Task
 from .names import fill
 
 
@@ -163,6 +163,38 @@ def _read_prompt(task: Task) -> Run:
     return run
 
 
+def _loop(make: Callable[[], Any]) -> Callable[[Task], Run]:
+    """The loop of its pipeline, on the noise levels given: its own grids differ a little."""
+
+    def run(inputs: Inputs) -> Output:
+        scheduler, latents = make(), inputs["noise"]
+        scheduler.set_timesteps(len(inputs["timesteps"]))
+        scheduler.sigmas, scheduler.timesteps = inputs["sigmas"], inputs["timesteps"].float()
+        scheduler.set_begin_index(0)
+        with torch.no_grad():
+            for timestep in scheduler.timesteps:
+                positive, negative = inputs["velocity"], inputs["negative"]
+                velocity = negative + inputs["guidance"] * (positive - negative)
+                latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        return latents
+
+    return lambda _task: run
+
+
+def _euler() -> Any:
+    import diffusers
+
+    return diffusers.FlowMatchEulerDiscreteScheduler(shift=SHIFT)
+
+
+def _unipc() -> Any:
+    import diffusers
+
+    return diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT
+    )
+
+
 WORKS: dict[str, Callable[[Task], Run]] = {
     "predict": _predict,
     "predict_guided": _predict_guided,
@@ -170,4 +202,6 @@ WORKS: dict[str, Callable[[Task], Run]] = {
     "stream": _decode,  # it has no way to give frames as they are made
     "encode": _encode,
     "read_prompt": _read_prompt,
+    "euler": _loop(_euler),
+    "unipc": _loop(_unipc),
 }

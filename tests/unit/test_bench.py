@@ -12,6 +12,7 @@ from bench.__main__ import main
 from bench.contest import turned
 from bench.load import LAYERS, PROMISE, measure
 from bench.memory import peak_anonymous
+from bench.report import page
 from tests.unit.bench_work import take
 from wan_core.models.transformer import TransformerConfig
 from wan_core.models.vae_2_1 import VAEConfig
@@ -61,3 +62,27 @@ def test_who_goes_first_changes_each_round():
 )
 def test_the_floors_are_those_counted_at_real_size(counted: float, teraflops: float):
     assert counted / 1e12 == pytest.approx(teraflops, rel=0.02)
+
+
+def test_the_report_says_what_was_reached_and_what_was_not_measured(tmp_path: Path):
+    def case(name: str, ours: float, peer: float) -> dict[str, object]:
+        one = {"cpu": [1.0, 1.0, 1.0], "peak": [10_000_000, 30_000_000, 20_000_000]}
+        both = {
+            "wan_core": one | {"wall": [ours] * 3, "error": 2e-6},
+            "diffusers": one | {"wall": [peer] * 3},
+        }
+        about = {"words": "a case", "command": "python -m bench text", "date": "2026-01-01", "flops": 1e9}
+        return about | {"name": name, "reference": "diffusers", "contestants": both}
+
+    head = {"suite": "text", "machine": "2 cores", "threads": 2, "versions": {"torch": "2"}, "gemm": 1e10}
+    cases = [case("20_tokens", 0.05, 1.0), case("77_tokens", 0.5, 1.0)]
+    (tmp_path / "text.json").write_text(json.dumps(head | {"cases": cases}))
+    (tmp_path / "NOTES.md").write_text("## Notes\n\nA remark.\n")
+    lines = page(tmp_path, tmp_path / "NOTES.md").splitlines()
+    assert "| text: 20_tokens | time, to the best peer | 0.08 | 0.05 | reached |" in lines
+    assert "| text: 77_tokens | time, to the best peer | 0.18 | 0.5 | **not reached** |" in lines
+    assert "| vae21: decode | time, to the best peer | 0.65 | | not measured |" in lines
+    assert "| wan_core | 0.5 s (0.5 to 0.5) | 1 s | 20.0 MB | 2 | 20% | 2.0e-06 |" in lines
+    assert "Ours to the best peer: time 0.50, CPU time 1.00, peak memory 1.00." in lines
+    assert any(line.startswith("Not measured: no run on a CUDA device") for line in lines)
+    assert lines[-1] == "A remark."

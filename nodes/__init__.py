@@ -17,6 +17,7 @@ from .load_text_encoder import WanCoreLoadTextEncoder
 from .load_vae import WanCoreLoadVAE
 from .sampler import WanCoreSampler
 from .save_video import WanCoreSaveVideo
+from .speed import WanCoreSpeed
 from .text_encode import WanCoreTextEncode
 
 NODES: list[type[io.ComfyNode]] = [
@@ -32,6 +33,7 @@ NODES: list[type[io.ComfyNode]] = [
     WanCoreImageToVideo,
     WanCoreExampleImage,
     WanCoreLoadLora,
+    WanCoreSpeed,
 ]
 
 MODEL_FOLDERS = ("diffusion_models", "text_encoders", "vae", "loras")

@@ -6,6 +6,7 @@ Arguments in, words out; what they do is in pipeline.py, sampling/plan.py and ch
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import io
 import json
 import logging
@@ -20,12 +21,14 @@ from typing import Any, NoReturn, TextIO
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from .attention import NAMES
 from .checkpoints import inspect, readable
 from .errors import WanError
 from .pipeline import check_output, check_request, generate, load_pipeline, with_lora
 from .request import Request
 from .sampling import StepInfo, plan, plan_summary, plan_table
 from .schedulers import SCHEDULERS
+from .speed import RESIDUALS, Speed
 from .tiny import DEFAULTS, weights_dir
 from .variants import TASKS, VARIANTS
 from .variants.images import RELEASED, ROUNDINGS
@@ -79,6 +82,7 @@ def run_generate(options: argparse.Namespace) -> int:
     for lora in options.lora:
         pipeline = with_lora(pipeline, *lora)
         print(pipeline.loras[-1].coverage.text(), file=sys.stderr)
+    pipeline = dataclasses.replace(pipeline, speed=speed_of(options))
     changes = {name: getattr(options, name) for name in REQUEST_OPTIONS if getattr(options, name) is not None}
     own = dict(DEFAULTS) if built_in else {}
     if options.max_area is not None:  # then a picture gives the size
@@ -251,6 +255,41 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         add(f"--cfg-{expert}", dest=field, type=float, metavar="G", help=own(what, field))
     add("--scheduler", metavar="NAME", help=own(f"the solver: {', '.join(SCHEDULERS)}", "scheduler"))
     add("--seed", type=int, metavar="N", help=own("the same seed gives the same video", "seed"))
+    _add_speed(parser)
+
+
+def _add_speed(parser: argparse.ArgumentParser) -> None:
+    """The fields of Speed, each under its own name."""
+    add = parser.add_argument
+    add(
+        "--attention",
+        choices=NAMES,
+        default=Speed.attention,
+        help="the attention kernel: auto is the fastest exact one that is there; sage computes in 8 bits and "
+        "is not exact, the others are (default: %(default)s)",
+    )
+    add(
+        "--compile",
+        action="store_true",
+        help="torch.compile the network's blocks: exact up to rounding; the first step takes a minute longer",
+    )
+    add(
+        "--residual",
+        choices=RESIDUALS,
+        default=Speed.residual,
+        help="what the residual stream is kept in: 16-bit takes less memory and is not exact (default: "
+        "%(default)s)",
+    )
+    add(
+        "--fp8-matmul",
+        action="store_true",
+        help="multiply weights stored in fp8 in fp8, where the card can: not exact",
+    )
+
+
+def speed_of(options: argparse.Namespace) -> Speed:
+    """What the options say about speed."""
+    return Speed(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Speed)})
 
 
 def parse_lora(text: str) -> tuple[Path, float, float | None]:

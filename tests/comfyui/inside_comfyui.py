@@ -184,6 +184,33 @@ def latents_are_copied() -> dict[str, Any]:
     }
 
 
+def speed_settings() -> dict[str, Any]:
+    """What Speed does to a handle and, compiled without code generation, to its experts and their latent."""
+    plain = handles.load_model(HIGH, LOW, None)
+    texts = conditioning()
+    exact = sample(plain, *texts)
+    settings = {"attention": "sage", "compile": True, "residual": "16-bit", "fp8_matmul": True}
+    fast = nodes.WanCoreSpeed.execute(plain, **settings)[0]
+    compiler = torch.compile
+    torch.compile = lambda step, **how: compiler(step, backend="eager", **how)
+    try:
+        latent = sample(fast, *texts)
+    finally:
+        torch.compile = compiler
+    blocks = fast.experts["low_noise"].module.blocks
+    compiled = {type(block).__name__ for block in blocks}
+    again = sample(plain, *texts)
+    return {
+        "settings": vars(fast.speed) == settings,
+        "defaults": plain.speed.changed(),
+        "experts are shared": fast.experts is plain.experts,
+        "classes": [sorted(compiled), sorted({type(block).__name__ for block in blocks})],
+        "graphs": torch._dynamo.utils.counters["stats"]["unique_graphs"],
+        "distance": distance(latent, exact),
+        "again": distance(again, exact),
+    }
+
+
 def conditioning() -> tuple[Any, Any]:
     encoder = handles.load_text_encoder(TEXT_ENCODER)
     return nodes.WanCoreTextEncode.execute(encoder, PROMPT, "").args
@@ -269,6 +296,7 @@ if __name__ == "__main__":
         weight_dtypes,
         weights_that_come_late,
         latents_are_copied,
+        speed_settings,
         short_of_memory,
         other_devices,
     )

@@ -91,3 +91,15 @@ def test_a_latent_is_copied_and_loses_what_only_empty_ones_have(answers: dict[st
     assert found["given is as it was"]
     assert found["keys"] == ["note", "samples"]
     assert (found["dtype"], found["device"]) == ("torch.float32", "cpu")
+
+
+def test_speed_settings_reach_the_experts_and_leave_them(answers: dict[str, Any]) -> None:
+    """On the CPU all but compiling leave the numbers alone."""
+    found = answers["speed_settings"]
+    assert found["settings"]
+    assert found["defaults"] == {}
+    assert found["experts are shared"]
+    assert found["classes"] == [["CompiledTransformerBlock"], ["TransformerBlock"]]
+    assert 1 <= found["graphs"] <= 2  # for both experts; another for prompts of another length
+    assert found["distance"] < 1e-5
+    assert found["again"] == 0

@@ -7,11 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+from functools import cache
 
 import av
 import pytest
+import torch
 
 from wan_core import __main__ as cli
+from wan_core import speed
+from wan_core.attention import choice
+from wan_core.models import compiled
 
 PROMPT = "a red circle moves to the right"
 SMALL = ["--width", "32", "--height", "32", "--frames", "5", "--steps", "4"]
@@ -68,6 +73,28 @@ def test_every_option_arrives(run, model_folder, tmp_path):
     with av.open(str(out)) as container:
         made_by = json.loads(container.metadata["wancore"])
     assert {name: made_by[name] for name, _ in options.values()} == dict(options.values())
+    assert made_by["speed"] == {}
+
+
+def test_speed_options_arrive(run, model_folder, tmp_path, monkeypatch, caplog):
+    """On a CPU they are told where they make no difference, and the video is the same."""
+    compiler = torch.compile  # code generation takes a minute
+    monkeypatch.setattr(torch, "compile", lambda step, **how: compiler(step, backend="eager", **how))
+    monkeypatch.setattr(compiled, "compiled_class", cache(compiled.compiled_class.__wrapped__))
+    choice._chosen.cache_clear()
+    speed._warn_once.cache_clear()
+    flags = ("--attention", "sage", "--compile", "--residual", "16-bit", "--fp8-matmul")
+    outs = [tmp_path / "exact.mp4", tmp_path / "fast.mp4"]
+    for out, more in zip(outs, ((), flags), strict=True):
+        assert run("generate", PROMPT, "--out", out, "--model", model_folder, *SMALL, *more)[0] == 0
+    exact, fast = ([frame.to_ndarray() for frame in av.open(str(out)).decode(video=0)] for out in outs)
+    assert all((one == other).all() for one, other in zip(exact, fast, strict=True))
+    with av.open(str(outs[1])) as container:
+        noted = json.loads(container.metadata["wancore"])["speed"]
+    assert noted == {"attention": "sage", "compile": True, "residual": "16-bit", "fp8_matmul": True}
+    assert "attention: sage is not for torch.float32 on cpu; SDPA is used" in caplog.messages
+    assert "fp8 matmul: cpu has no fp8 products; nothing changes" in caplog.messages
+    assert not [message for message in caplog.messages if "uncompiled" in message]
 
 
 @pytest.mark.parametrize(

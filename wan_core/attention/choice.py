@@ -22,7 +22,7 @@ from .sdpa import attention
 log = logging.getLogger("wancore")
 
 AUTO, SDPA = "auto", "sdpa"
-BACKENDS = {module.BACKEND.name: module.BACKEND for module in (flash3, cudnn, flash2, sage)}
+BACKENDS = {module.BACKEND.name: module.BACKEND for module in (flash2, flash3, cudnn, sage)}
 NAMES = (AUTO, SDPA, *BACKENDS)
 # Fastest first, exact ones only. Without them SDPA, which takes FlashAttention 2 where it can.
 EXACT = (flash3.BACKEND, cudnn.BACKEND)

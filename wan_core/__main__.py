@@ -117,7 +117,7 @@ class Progress:
 
     def step(self, info: StepInfo) -> None:
         """One sampling step is done."""
-        detail = f"{info.expert}, timestep {info.timestep}"
+        detail = f"{info.expert}, timestep {info.timestep}" + (", reused" if info.skipped else "")
         self._show("step", info.index + 1, info.total, detail)
 
     def chunk(self, done: int, total: int) -> None:
@@ -163,7 +163,7 @@ def as_json(value: Any) -> str:
 REQUEST_OPTIONS = (
     *("negative_prompt", "width", "height", "frames", "fps", "steps", "shift", "boundary"),
     *("guidance_scale_high", "guidance_scale_low", "scheduler", "seed"),
-    *("image", "end_image", "max_area", "rounding"),
+    *("image", "end_image", "max_area", "rounding", "step_cache", "cfg_skip"),
 )
 
 
@@ -253,6 +253,19 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     for expert in ("high", "low"):
         field, what = f"guidance_scale_{expert}", f"guidance of the {expert}-noise expert"
         add(f"--cfg-{expert}", dest=field, type=float, metavar="G", help=own(what, field))
+    add(
+        "--step-cache",
+        type=float,
+        metavar="THRESHOLD",
+        help="take the last prediction again where it is foretold to be off by less than this share, such as "
+        "0.05: faster, and not the same video (default: compute every step)",
+    )
+    add(
+        "--cfg-skip",
+        metavar="STEPS",
+        help="steps that go without guidance, in half the time: first 2, last 4, 0-3, or 60%%-100%%, with "
+        "commas between (default: none)",
+    )
     add("--scheduler", metavar="NAME", help=own(f"the solver: {', '.join(SCHEDULERS)}", "scheduler"))
     add("--seed", type=int, metavar="N", help=own("the same seed gives the same video", "seed"))
     _add_speed(parser)

@@ -50,7 +50,7 @@ from .models.vae import make_vae
 from .models.video_vae import VideoVAE, to_frames
 from .request import Request
 from .sampling import StepInfo, denoise, make_noise, plan_experts
-from .sampling.plan import Plan
+from .sampling.plan import Plan, PlannedStep
 from .schedulers import make_schedule
 from .speed import Speed, apply
 from .text.cleaning import clean_prompt
@@ -178,7 +178,7 @@ def generate(
         on_step = _noted(followed, on_step)
         latent = sample(pipeline, request, context, negative_context, on_step, conditioning)
         chunks = _counted(decode(pipeline, latent), request.frames, on_frames)
-        write_mp4(chunks, path, request.fps, {"wancore": _provenance(pipeline, request)})
+        write_mp4(chunks, path, request.fps, {"wancore": _provenance(pipeline, request, followed)})
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -240,6 +240,7 @@ def sample(
         plan_experts(schedule.timesteps, request.boundary),
         on_step,
         conditioning,
+        *request.shortcuts,
     )
     return denormalize_latent(latent)
 
@@ -386,7 +387,12 @@ def _noted(followed: Plan, on_step: OnStep | None) -> OnStep:
     def note(info: StepInfo) -> None:
         if info.expert == LOW_NOISE and followed["switch"] is None:
             followed["switch"] = info.index
-        followed["steps"].append({"timestep": info.timestep, "sigma": info.sigma, "expert": info.expert})
+        step: PlannedStep = {"timestep": info.timestep, "sigma": info.sigma, "expert": info.expert}
+        if info.skipped:
+            step["reused"] = True
+        if info.unguided:
+            step["unguided"] = True
+        followed["steps"].append(step)
         if on_step is not None:
             on_step(info)
 
@@ -402,7 +408,7 @@ def _counted(chunks: Iterator[Tensor], total: int, on_frames: OnFrames | None) -
             on_frames(done, total)
 
 
-def _provenance(pipeline: Pipeline, request: Request) -> str:
+def _provenance(pipeline: Pipeline, request: Request, followed: Plan) -> str:
     """What made the video, as JSON. Not under "prompt" or "workflow": ComfyUI takes those for graphs."""
     settings = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
     settings["width"], settings["height"] = request.size(pipeline.variant)
@@ -410,5 +416,7 @@ def _provenance(pipeline: Pipeline, request: Request) -> str:
         settings[field] = settings[field] and settings[field].name
     files = {name: checkpoint.file for name, checkpoint in pipeline.experts.items()}
     loras = [{row.expert: [row.file, row.strength] for row in lora.coverage.rows} for lora in pipeline.loras]
+    if request.step_cache is not None:
+        settings["reused_steps"] = [n for n, step in enumerate(followed["steps"]) if step.get("reused")]
     model = {"model": pipeline.variant.name, "experts": files, "loras": loras}
     return json.dumps({**model, "speed": pipeline.speed.changed(), **settings})

@@ -15,7 +15,9 @@ from .media.mp4 import frame_rate
 from .media.pictures import Picture, open_picture
 from .sampling.experts import check_boundary
 from .sampling.guidance import guidance_by_expert
+from .sampling.guidance_schedule import GuidanceSchedule
 from .sampling.noise import make_noise
+from .sampling.step_cache import StepCache
 from .schedulers import make_schedule
 from .text.cleaning import clean_prompt
 from .variants import Variant
@@ -59,6 +61,8 @@ class Request:
     end_image: PictureSource | None = None
     max_area: int | None = None
     rounding: str = RELEASED
+    step_cache: float | None = None  # threshold of `StepCache`; None computes every step
+    cfg_skip: str | None = None  # steps without guidance, as `GuidanceSchedule` reads them; None: all have it
 
     @classmethod
     def for_variant(cls, variant: Variant, prompt: str, **changes: Any) -> Request:
@@ -87,6 +91,14 @@ class Request:
         """The guidance by expert; a single network takes the high one."""
         high, low = self.guidance_scale_high, self.guidance_scale_low
         return {HIGH_NOISE: high, LOW_NOISE: low, DENSE: high}
+
+    @property
+    def shortcuts(self) -> tuple[StepCache | None, GuidanceSchedule | None]:
+        """What the loop may leave out. Raises WanError for a threshold or steps that mean nothing."""
+        return (
+            None if self.step_cache is None else StepCache(self.step_cache),
+            None if self.cfg_skip is None else GuidanceSchedule(self.cfg_skip),
+        )
 
     def latent_shape(self, variant: Variant) -> tuple[int, int, int, int]:
         """(C, F, h, w) of the latent."""
@@ -137,6 +149,9 @@ class Request:
         if variant.boundary is not None:
             check_boundary(self.boundary)
         guidance_by_expert(self.guidance_scale, variant.experts)
+        _, unguided = self.shortcuts
+        if unguided is not None:
+            unguided.steps(self.steps)
         make_noise((1, 1, 1, 1), self.seed)
         return opened
 

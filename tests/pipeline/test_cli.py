@@ -67,6 +67,8 @@ def test_every_option_arrives(run, model_folder, tmp_path):
         "--cfg-low": ("guidance_scale_low", 1.0),
         "--scheduler": ("scheduler", "euler"),
         "--seed": ("seed", 2**64 - 1),
+        "--step-cache": ("step_cache", 0.25),
+        "--cfg-skip": ("cfg_skip", "last 1"),
     }
     flags = [word for option, (_, value) in options.items() for word in (option, value)]
     assert run("generate", PROMPT, "--out", out, "--model", model_folder, *flags)[0] == 0
@@ -74,6 +76,7 @@ def test_every_option_arrives(run, model_folder, tmp_path):
         made_by = json.loads(container.metadata["wancore"])
     assert {name: made_by[name] for name, _ in options.values()} == dict(options.values())
     assert made_by["speed"] == {}
+    assert made_by["reused_steps"] == []
 
 
 def test_speed_options_arrive(run, model_folder, tmp_path, monkeypatch, caplog):
@@ -97,12 +100,31 @@ def test_speed_options_arrive(run, model_folder, tmp_path, monkeypatch, caplog):
     assert not [message for message in caplog.messages if "uncompiled" in message]
 
 
+def test_generate_says_which_steps_it_saved(run, model_folder, tmp_path):
+    out = tmp_path / "clip.mp4"
+    saving = ["--step-cache", 1.0, "--cfg-skip", "first 1, 6-7", "--steps", 8]
+    status, said, progress = run("generate", PROMPT, "--out", out, "--model", model_folder, *SMALL, *saving)
+    assert status == 0
+    with av.open(str(out)) as container:
+        reused = json.loads(container.metadata["wancore"])["reused_steps"]
+    assert reused
+    assert {*reused} <= {4, 5}  # of 8, six high_noise: the first four and the first two of an expert are made
+    assert [f"step {n + 1}/8" for n in reused] == [
+        line.split("  ")[0] for line in progress.splitlines() if line.endswith(", reused")
+    ]
+    words = f"step{'s' if len(reused) > 1 else ''} {', '.join(map(str, reused))} reused"
+    assert f"(timestep 799); {words}; steps 0, 6, 7 without guidance" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["generate", "a circle", "--out", "x.mp4", "--frames", "18"], ["frames", "18", "17", "21"]),
         (["generate", "a circle", "--out", "x.mp4", "--width", "100"], ["width", "96", "112"]),
         (["generate", "a circle", "--out", "x.mp4", "--cfg-high", "nan"], ["nan"]),
+        (["generate", "a circle", "--out", "x.mp4", "--step-cache", "0"], ["step cache", "0.05"]),
+        (["generate", "a circle", "--out", "x.mp4", "--cfg-skip", "10%"], ["10%", "60%-100%"]),
+        (["generate", "a circle", "--out", "x.mp4", "--cfg-skip", "40-44"], ["40-44", "40", "39"]),
         (["generate", "", "--out", "x.mp4"], ["prompt", "empty"]),
         (["generate", "a circle", "--out", "x.gif"], ["x.gif", ".mp4"]),
         (["generate", "a circle"], ["--out"]),

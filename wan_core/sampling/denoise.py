@@ -16,6 +16,8 @@ from ..schedulers import Schedule
 from ..variants import Conditioning
 from .experts import ExpertPlan
 from .guidance import Context, Predict, guidance_by_expert, guided_velocity
+from .guidance_schedule import GuidanceSchedule
+from .step_cache import Reuse, StepCache
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class StepInfo:
     expert: str
     latent: Tensor  # (B, C, F, H, W) after the step
     estimate: Callable[[], Tensor] = field(repr=False)  # works `denoised` out
+    skipped: bool = False  # the step cache had the answers: the network was not asked
+    unguided: bool = False  # the guidance schedule left guidance out
 
     @cached_property
     def denoised(self) -> Tensor:
@@ -58,14 +62,20 @@ def denoise(
     plan: ExpertPlan,
     on_step: Callable[[StepInfo], None] | None = None,
     conditioning: Conditioning | None = None,
+    step_cache: StepCache | None = None,
+    guidance_schedule: GuidanceSchedule | None = None,
 ) -> Tensor:
     """Follow the schedule from noise to a clean (normalised) latent, each step by the expert the plan names.
 
     noise: (B, C, F, H, W), any float type, on the device to sample on; the answer has its shape, in float32.
     guidance_scale: one number, or one per expert name. conditioning: the pictures' part, None for text alone.
+    step_cache, guidance_schedule: None computes every step, and guides it.
     What on_step raises ends the run. Raises WanError when the latent stops being finite.
     """
-    scales = guidance_by_expert(guidance_scale, plan.experts)
+    by_expert = guidance_by_expert(guidance_scale, plan.experts)
+    unguided = frozenset() if guidance_schedule is None else guidance_schedule.steps(schedule.steps)
+    scales = [1.0 if n in unguided else by_expert[expert] for n, expert in enumerate(plan.experts)]
+    reuse: Reuse[Context] = Reuse(step_cache, plan.experts, scales)
     expert_at = experts.__getitem__ if isinstance(experts, Mapping) else experts.at
     conditioning = Conditioning() if conditioning is None else conditioning.on(noise)
     latent, name, predict = conditioning.keep_clean(noise.float()), None, None
@@ -74,11 +84,14 @@ def denoise(
             name, predict = planned, None  # the last expert goes before the next one comes
             predict = expert_at(planned)
         timesteps, model_input = conditioning.timesteps(timestep, latent), conditioning.model_input(latent)
-        velocity = guided_velocity(predict, model_input, timesteps, context, negative_context, scales[name])
+        velocity = guided_velocity(
+            reuse.at(index, predict), model_input, timesteps, context, negative_context, scales[index]
+        )
         sigma = schedule.sigmas[index].item()
         estimate = partial(clean_estimate, latent, velocity, sigma, conditioning)
         latent = conditioning.keep_clean(schedule.step(velocity, latent, index))
-        info = StepInfo(index, schedule.steps, timestep, sigma, planned, latent, estimate)
+        skips = reuse.skipped, index in unguided
+        info = StepInfo(index, schedule.steps, timestep, sigma, planned, latent, estimate, *skips)
         check_finite(info)
         if on_step is not None:
             on_step(info)

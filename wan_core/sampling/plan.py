@@ -5,7 +5,8 @@ It says exactly what the loop will do, since it asks the same schedule and the s
 
 from __future__ import annotations
 
-from typing import TypedDict
+from collections.abc import Sequence
+from typing import NotRequired, TypedDict
 
 from ..errors import WanError
 from ..schedulers import make_schedule
@@ -15,11 +16,17 @@ from .experts import plan_experts
 
 
 class PlannedStep(TypedDict):
-    """One row: the integer timestep the network is told (0..1000), the noise level (0..1), who works."""
+    """One row: the integer timestep the network is told (0..1000), the noise level (0..1), who works.
+
+    Only steps that were run say, and only where it is so, that the step cache had the answer (`reused`) or
+    that the guidance schedule left guidance out (`unguided`).
+    """
 
     timestep: int
     sigma: float
     expert: str
+    reused: NotRequired[bool]
+    unguided: NotRequired[bool]
 
 
 class Plan(TypedDict):
@@ -62,14 +69,31 @@ def plan(
 
 
 def plan_summary(planned: Plan) -> str:
-    """One sentence: how many steps each expert takes and where the switch falls."""
+    """One sentence: how many steps each expert takes, where the switch falls, and what was saved."""
     experts = [step["expert"] for step in planned["steps"]]
     counts = ", then ".join(f"{experts.count(name)} {name}" for name in dict.fromkeys(experts))
     total = f"{len(experts)} step{'s' if len(experts) != 1 else ''}: {counts}"
-    if planned["switch"] is None or planned["switch"] == 0:
-        return f"{total}; no switch"
-    first = planned["steps"][planned["switch"]]
-    return f"{total}; the switch falls at step {planned['switch']} (timestep {first['timestep']})"
+    return "; ".join([total, _switch_words(planned), *saved_words(planned["steps"])])
+
+
+def saved_words(steps: Sequence[PlannedStep]) -> list[str]:
+    """Which steps of a run were not computed as usual: "steps 5, 7, 9 reused"; nothing when all were."""
+    saved = []
+    for key, words in (("reused", "reused"), ("unguided", "without guidance")):
+        if numbers := [index for index, step in enumerate(steps) if step.get(key)]:
+            saved.append(f"step{'s' if len(numbers) > 1 else ''} {step_list(numbers)} {words}")
+    return saved
+
+
+def step_list(numbers: Sequence[int]) -> str:
+    """Rising numbers as people write them: 3, 5-8, 11."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
 def plan_table(planned: Plan, bar_width: int = 32) -> str:
@@ -86,3 +110,10 @@ def plan_table(planned: Plan, bar_width: int = 32) -> str:
         bar = mark * max(1, round(step["sigma"] * bar_width))
         rows.append(f"{index:4d}  {step['timestep']:8d}  {step['sigma']:.5f}  {step['expert']:10}  {bar}")
     return "\n".join(rows)
+
+
+def _switch_words(planned: Plan) -> str:
+    if planned["switch"] is None or planned["switch"] == 0:
+        return "no switch"
+    first = planned["steps"][planned["switch"]]
+    return f"the switch falls at step {planned['switch']} (timestep {first['timestep']})"

@@ -24,6 +24,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from .attention import NAMES
 from .checkpoints import inspect, readable
 from .errors import WanError
+from .memory import parse_size
 from .pipeline import check_output, check_request, generate, load_pipeline, with_lora
 from .request import Request
 from .sampling import StepInfo, plan, plan_summary, plan_table
@@ -78,7 +79,7 @@ def run_generate(options: argparse.Namespace) -> int:
         )
     with_image = options.image is not None or options.end_image is not None
     folder = weights_dir() if built_in else Path(options.model)
-    pipeline = load_pipeline(folder, task=options.task, with_image=with_image)
+    pipeline = load_pipeline(folder, task=options.task, with_image=with_image, vram=options.vram)
     for lora in options.lora:
         pipeline = with_lora(pipeline, *lora)
         print(pipeline.loras[-1].coverage.text(), file=sys.stderr)
@@ -267,6 +268,13 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "commas between (default: none)",
     )
     add("--scheduler", metavar="NAME", help=own(f"the solver: {', '.join(SCHEDULERS)}", "scheduler"))
+    add(
+        "--vram",
+        metavar="SIZE",
+        type=parse_size,
+        help="how much memory the run may use on its device, as 8GB: what does not fit is streamed block by "
+        "block, with the same outcome (default: all that is free there; on a CPU files are mapped)",
+    )
     add("--seed", type=int, metavar="N", help=own("the same seed gives the same video", "seed"))
     _add_speed(parser)
 

@@ -15,7 +15,8 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -39,17 +40,20 @@ from .checkpoints import (
 from .checkpoints.header import shown
 from .checkpoints.layouts import TRANSFORMER, UMT5
 from .checkpoints.loras import Lora, load_lora, lora_partner
+from .checkpoints.mapping import ReadAhead
 from .checkpoints.shards import find_parts
 from .errors import WanError
-from .lora import with_changes
+from .lora import Change, change_bytes, with_changes
 from .media.mp4 import write_mp4
+from .memory import Residence, Streamer
 from .models.latent_scale import denormalize_latent, normalize_latent
 from .models.transformer import WanTransformer
 from .models.umt5 import UMT5Encoder
 from .models.vae import make_vae
 from .models.video_vae import VideoVAE, to_frames
+from .placement import Budget, Need, budget, describe, expert_need, read_ahead_limit, text_need
 from .request import Request
-from .sampling import StepInfo, denoise, make_noise, plan_experts
+from .sampling import ExpertPlan, StepInfo, denoise, make_noise, plan_experts
 from .sampling.plan import Plan, PlannedStep
 from .schedulers import make_schedule
 from .speed import Speed, apply
@@ -92,6 +96,7 @@ class Pipeline:
     dtype: torch.dtype  # what the transformers compute in; text encoder and VAE: float32
     loras: tuple[Lora, ...] = ()
     speed: Speed = dataclasses.field(default_factory=Speed)
+    vram: int | None = None  # bytes that may be used on the device; None: what is free on it
 
 
 def load_pipeline(
@@ -100,14 +105,17 @@ def load_pipeline(
     dtype: torch.dtype | None = None,
     task: str | None = None,
     with_image: bool = False,
+    vram: int | None = None,
 ) -> Pipeline:
     """Find the parts of a model in a folder, by what their headers say; the experts by their names.
 
     folder: ComfyUI's models folder, all files side by side, a released folder (high_noise_model/ and so on),
     or a diffusers one (transformer/, transformer_2/ and so on). task: "t2v", "i2v" or "ti2v"; left out, the
     only one there, else t2v, or i2v when there will be a picture (`with_image`).
-    By default it computes in bfloat16 on the GPU, or where there is none in float32 on the CPU. A WanError
-    names the part that is missing, there twice, damaged, or of another model.
+    By default it computes in bfloat16 on the GPU, or where there is none in float32 on the CPU. vram: bytes
+    that may be used there, 8 * 10**9 for a card of 8 GB; what does not fit is streamed block by block, with
+    the same numbers as the outcome. Left out, all that is free may be used. A WanError names the part that is
+    missing, there twice, damaged, or of another model.
     """
     found = _inspect_folder(Path(folder))
     variant = variant_for_task(task or _task(found, with_image))
@@ -133,6 +141,7 @@ def load_pipeline(
         tokenizer=tokenizer_of(text_encoder),
         device=device,
         dtype=dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16),
+        vram=vram,
     )
 
 
@@ -172,6 +181,7 @@ def generate(
     path = check_output(path)
     request = check_request(pipeline, request)
     followed: Plan = {"steps": [], "switch": None}
+    log.info(memory_line(pipeline, request))
     try:
         context, negative_context = encode_prompts(pipeline, [request.prompt, request.negative_prompt])
         conditioning = encode_images(pipeline, request)
@@ -190,15 +200,27 @@ def generate(
     return followed
 
 
+def memory_line(pipeline: Pipeline, request: Request) -> str:
+    """What the run needs in memory, what there is, and what was chosen; WanError when it cannot fit."""
+    limit = _budget(pipeline)
+    shape = request.latent_shape(pipeline.variant)
+    experts = [_expert_need(pipeline, name, shape) for name in pipeline.variant.experts]
+    text = text_need(pipeline.text_encoder, pipeline.device)
+    limit.check([*experts, text])
+    return describe(limit, experts, text, [])
+
+
 def encode_prompts(pipeline: Pipeline, prompts: list[str]) -> list[Tensor]:
     """The context of each prompt, (1, L, D) with L its real tokens, on the pipeline's device."""
     checkpoint = pipeline.text_encoder
-    encoder = _load(UMT5Encoder(umt5_config(checkpoint.header), device="meta"), checkpoint, pipeline.device)
+    residence = _budget(pipeline).residence(text_need(checkpoint, pipeline.device))
+    encoder = _load_mapped(UMT5Encoder(umt5_config(checkpoint.header), device="meta"), checkpoint)
     contexts = []
-    for prompt in prompts:  # one by one, so that no prompt's numbers depend on another's length
-        ids, mask = (table.to(pipeline.device) for table in pipeline.tokenizer([prompt]))  # (1, 512) each
-        with torch.no_grad():
-            contexts.append(encoder(ids, mask)[:, : int(mask.sum())])
+    with placed(encoder, residence, pipeline.device, on_host=(encoder.token_embedding,)):
+        for prompt in prompts:  # one by one, so that no prompt's numbers depend on another's length
+            ids, mask = (table.to(pipeline.device) for table in pipeline.tokenizer([prompt]))  # (1, 512)
+            with torch.no_grad():
+                contexts.append(encoder(ids, mask)[:, : int(mask.sum())])
     return contexts
 
 
@@ -229,19 +251,22 @@ def sample(
 ) -> Tensor:
     """The raw latent (1, 16 or 48, F, h, w) of a request, as the VAE decodes it."""
     schedule = make_schedule(request.scheduler, request.steps, request.shift)
-    noise = make_noise(request.latent_shape(pipeline.variant), request.seed).to(pipeline.device)
-    latent = denoise(
-        noise,
-        OneAtATime(pipeline),
-        context,
-        negative_context,
-        request.guidance_scale,
-        schedule,
-        plan_experts(schedule.timesteps, request.boundary),
-        on_step,
-        conditioning,
-        *request.shortcuts,
-    )
+    planned = plan_experts(schedule.timesteps, request.boundary)
+    shape = request.latent_shape(pipeline.variant)
+    noise = make_noise(shape, request.seed).to(pipeline.device)
+    with OneAtATime(pipeline, shape) as experts:
+        latent = denoise(
+            noise,
+            experts,
+            context,
+            negative_context,
+            request.guidance_scale,
+            schedule,
+            planned,
+            experts.looking_ahead(planned, on_step),
+            conditioning,
+            *request.shortcuts,
+        )
     return denormalize_latent(latent)
 
 
@@ -255,27 +280,71 @@ def decode(pipeline: Pipeline, latent: Tensor) -> Iterator[Tensor]:
 
 
 class OneAtATime:
-    """The experts as the loop asks for them: each is loaded when its turn comes, and the last one let go."""
+    """The experts as the loop asks for them: each is loaded when its turn comes, and the last one let go.
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    latent_shape: (C, F, h, w), which decides how much room the weights have. Leaving the context lets all go.
+    """
+
+    def __init__(self, pipeline: Pipeline, latent_shape: tuple[int, int, int, int]) -> None:
         self._pipeline = pipeline
+        self._latent_shape = latent_shape
         self._network: Callable[..., Tensor] | None = None
+        self._placed = ExitStack()
+        self._ahead: dict[str, ReadAhead] = {}
+
+    def __enter__(self) -> OneAtATime:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._let_go()
+        for ahead in self._ahead.values():
+            ahead.stop()
+        self._ahead.clear()
 
     def at(self, name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """Bring in an expert by name. The answer holds no network itself, so the loop keeps no old one."""
-        self._network = None
+        self._let_go()
         pipeline, checkpoint = self._pipeline, self._pipeline.experts[name]
+        residence = _budget(pipeline).residence(_expert_need(pipeline, name, self._latent_shape))
+        ahead = self._ahead.pop(name, None)
         network = WanTransformer(transformer_config(checkpoint.header), device="meta")
         network.compute_dtype = pipeline.dtype
+        network = _load_mapped(network, checkpoint, ahead)
+        if ahead is not None:
+            self._placed.callback(ahead.stop)  # it may still be reading; then it keeps ahead of the loop
         dtype = checkpoint.rounding(pipeline.dtype)
-        network = _load(network, checkpoint, pipeline.device, dtype)
+        self._placed.enter_context(placed(network, residence, pipeline.device, dtype))
         apply(network, pipeline.speed, pipeline.device)
-        changes = [change for lora in pipeline.loras for change in lora.changes[name]]
-        self._network = with_changes(network, changes, pipeline.device)
+        self._network = with_changes(network, _changes(pipeline, name), pipeline.device)
         return self._velocity
+
+    def expect(self, name: str) -> None:
+        """Begin to read an expert's file, whose turn will come soon."""
+        current = sum(self._pipeline.experts[other].size for other in self._pipeline.experts if other != name)
+        self._ahead[name] = self._pipeline.experts[name].read_ahead(read_ahead_limit(current))
+
+    def looking_ahead(self, planned: ExpertPlan, on_step: OnStep | None) -> OnStep:
+        """`on_step` that also expects the next expert, a whole step before its first."""
+
+        def look(done: int) -> None:
+            soon = planned.experts[done : done + 2]
+            if len(soon) == 2 and soon[0] != soon[1]:
+                self.expect(soon[1])
+
+        def note(info: StepInfo) -> None:
+            look(info.index + 1)
+            if on_step is not None:
+                on_step(info)
+
+        look(0)
+        return note
 
     def _velocity(self, latent: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
         return self._network(latent, timestep, context)
+
+    def _let_go(self) -> None:
+        self._network = None
+        self._placed.close()
 
 
 # --- checks -----------------------------------------------------------------------------------------------
@@ -363,17 +432,45 @@ def _only(
     raise WanError(f"{folder}: no {part} of {variant.title} among its files ({seen}){hint}{damaged}")
 
 
+def _budget(pipeline: Pipeline) -> Budget:
+    return budget(pipeline.device, pipeline.vram)
+
+
+def _changes(pipeline: Pipeline, expert: str) -> list[Change]:
+    return [change for lora in pipeline.loras for change in lora.changes[expert]]
+
+
+def _expert_need(pipeline: Pipeline, expert: str, latent_shape: tuple[int, int, int, int]) -> Need:
+    worn = change_bytes(_changes(pipeline, expert))
+    return expert_need(pipeline.experts[expert], latent_shape, pipeline.dtype, pipeline.speed, worn)
+
+
+@contextmanager
+def placed(
+    network: WanTransformer | UMT5Encoder,
+    residence: Residence,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    on_host: Sequence[nn.Module] = (),
+) -> Iterator[None]:
+    """While the context lasts, a network that was loaded on the host computes on the device."""
+    streamer = Streamer(network, network.blocks, residence.streamed, device, dtype, on_host)
+    try:
+        yield
+    finally:
+        streamer.close()
+
+
 def _load_vae(pipeline: Pipeline) -> VideoVAE:
     vae = make_vae(vae_config(pipeline.vae.header), device="meta")
-    return _load(vae, pipeline.vae, pipeline.device, torch.float32)
+    log.info("loading %s", pipeline.vae.file)
+    return load_module(vae, pipeline.vae, torch.float32, pipeline.device)
 
 
-def _load(
-    module: Module, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | None = None
-) -> Module:
-    """A module built on meta with its weights, as stored or in `dtype`, on the device."""
+def _load_mapped(module: Module, checkpoint: Checkpoint, ahead: ReadAhead | None = None) -> Module:
+    """A module built on meta with its weights as stored, in the pages of its file."""
     log.info("loading %s", checkpoint.file)
-    return load_module(module, checkpoint, dtype, device)
+    return load_module(module, checkpoint, None, None, None if ahead is None else ahead.tensors)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

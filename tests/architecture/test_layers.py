@@ -19,7 +19,7 @@ LAYERS = (
     ("checkpoints",),
     ("schedulers",),
     ("sampling",),
-    ("request",),
+    ("request", "placement"),
     ("pipeline", "story"),
     ("tiny",),
     ("__main__",),

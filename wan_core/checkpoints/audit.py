@@ -21,16 +21,17 @@ def load_module(
     checkpoint: Checkpoint,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    tensors: Mapping[str, Tensor | QuantizedWeight] | None = None,
 ) -> nn.Module:
     """Give `module` (built with device="meta") the checkpoint's tensors by assignment; returns it.
 
     The tensors stay mapped from the file, unless `dtype` or `device` ask for others: then they are copied,
     one after the other. Quantized weights keep their codes whatever `dtype` says. The module comes back in
-    eval mode and without gradients. Raises WanError that names what is missing, unexpected, misshapen or left
-    without values.
+    eval mode and without gradients. `tensors`: the checkpoint's, where they are mapped already. Raises
+    WanError that names what is missing, unexpected, misshapen or left without values.
     """
     audit(module, checkpoint.header, checkpoint.file)
-    fill(module, checkpoint, dtype, device)
+    fill(module, checkpoint, dtype, device, tensors)
     left = [name for name, value in (*module.named_parameters(), *module.named_buffers()) if value.is_meta]
     if left:
         raise WanError(
@@ -44,13 +45,14 @@ def fill(
     checkpoint: Checkpoint,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    tensors: Mapping[str, Tensor | QuantizedWeight] | None = None,
 ) -> None:
     """Assign the tensors of a checkpoint that has passed the audit, as `load_module` says.
 
     A Linear or Embedding of a quantized weight is exchanged for one that keeps the codes. What else is
     quantized (a norm, a bias, a convolution's kernel) is small and becomes float32 numbers at once.
     """
-    tensors = checkpoint.load()
+    tensors = checkpoint.load() if tensors is None else tensors
     numbers = dict[str, Tensor]()
     layers = dict[str, QuantizedWeight]()
     for name, value in tensors.items():

@@ -14,6 +14,7 @@ from .containers import map_stored, read_header
 from .detect import Detection, detect
 from .header import Header, TensorInfo, shown_file
 from .inspection import Inspection, inspect_header
+from .mapping import ReadAhead
 from .quantization import WIDE, detect_storage, is_plain, layer_of
 from .spiece import stored_spiece_model
 
@@ -38,6 +39,11 @@ class Checkpoint:
         """The file's own name, as messages begin with it."""
         return shown_file(self.path)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the weights as stored."""
+        return sum(self.stored_bytes().values())
+
     def load(self) -> dict[str, Tensor | QuantizedWeight]:
         """Every weight under its released name. They share the file's pages until written to."""
         return self._map(list(self.header))
@@ -54,6 +60,28 @@ class Checkpoint:
         other kind the few float32 tensors (norms, modulation) are kept, for they are small and matter.
         """
         return compute_dtype if self.inspection.quantization in WIDE else None
+
+    def stored_bytes(self, dtype: torch.dtype | None = None) -> dict[str, int]:
+        """Bytes of each weight, by its released name, in memory: as stored, scales too, or all in `dtype`."""
+        infos, scales = self._file_header.tensors, self._storage.scales
+        sizes = {}
+        for name, info in self.header.items():
+            stored = infos[self._stored[name]]
+            sizes[name] = info.elements * dtype.itemsize if dtype else stored.end - stored.begin
+            if self._stored[name] in scales:
+                sizes[name] += infos[scales[self._stored[name]]].elements * torch.float32.itemsize
+        return sizes
+
+    def read_ahead(self, limit: int) -> ReadAhead:
+        """Begin to bring the weights' pages into memory, `limit` bytes at most, in a thread of its own.
+
+        Loading with the answer's `tensors` then finds them there. Nothing is copied.
+        """
+        tensors = self.load()
+        infos = {name: self._file_header.tensors[self._stored[name]] for name in tensors}
+        stored = {name: value if isinstance(value, Tensor) else value.data for name, value in tensors.items()}
+        order = sorted(stored, key=lambda name: (str(infos[name].file), infos[name].begin))
+        return ReadAhead(tensors, [(infos[name], stored[name]) for name in order], limit)
 
     def comfy_note(self, layer: str) -> Mapping[str, object] | None:
         """What the file says to ComfyUI's quantized layers about one layer, by its released name."""

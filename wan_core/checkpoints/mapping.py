@@ -1,10 +1,16 @@
-"""Tensors over a mapped file: they cost address space until touched, and the file stays as it is."""
+"""Tensors over a mapped file: they cost address space until touched, and the file stays as it is.
+
+`ReadAhead` touches them before they are needed.
+"""
 
 from __future__ import annotations
 
 import mmap
+import os
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -21,6 +27,7 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
     "F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
 }  # fmt: skip
+TOUCHED = 2**24  # bytes between two looks at whether to stop
 MAP_NORESERVE = 0x4000  # Linux's number; Python's mmap module names it from 3.13 on
 
 
@@ -34,6 +41,54 @@ def map_tensors(path: Path, infos: Mapping[str, TensorInfo]) -> dict[str, Tensor
             "wait until it is written, then open it again"
         )
     return {name: _tensor(data, info) for name, info in infos.items()}
+
+
+class ReadAhead:
+    """Touches mapped tensors page by page in a thread, so that who computes with them waits for no disk.
+
+    tensors: what the pages belong to, as `Checkpoint.load` gives it; load the network from these very ones,
+    since page tables belong to a mapping. pieces: where each lies, and its bytes, in the order to read them.
+    limit: bytes after which it stops, for pages beyond the machine's memory would push out others in use.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, object], pieces: Sequence[tuple[TensorInfo, Tensor]], limit: int
+    ) -> None:
+        self.tensors = tensors
+        self._stop = threading.Event()
+        self._thread = threading.Thread(
+            target=self._read, args=(pieces, limit), name="wancore-read-ahead", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Read no further; returns when the thread has ended."""
+        self._stop.set()
+        self._thread.join()
+
+    def wait(self) -> None:
+        """Until all is read."""
+        self._thread.join()
+
+    def _read(self, pieces: Sequence[tuple[TensorInfo, Tensor]], limit: int) -> None:
+        for index, (_, tensor) in enumerate(pieces):
+            if (limit := limit - tensor.nbytes) < 0:
+                return
+            for info, _ in pieces[index + 1 : index + 2]:
+                _will_need(info)
+            flat = tensor.reshape(-1).view(torch.uint8)
+            for start in range(0, len(flat), TOUCHED):
+                if self._stop.is_set():
+                    return
+                flat[start : start + TOUCHED : mmap.PAGESIZE].max()
+
+
+def _will_need(info: TensorInfo) -> None:
+    """Have Linux read a tensor's part of its file, at the disk's full speed and without waiting."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    with suppress(OSError), info.file.open("rb") as file:  # a hint: who cannot be told reads by touching
+        os.posix_fadvise(file.fileno(), info.begin, info.end - info.begin, os.POSIX_FADV_WILLNEED)
 
 
 def _map(path: Path) -> mmap.mmap:

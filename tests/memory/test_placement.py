@@ -1,0 +1,232 @@
+"""A run on a budget: the same video whatever it is, one line about it, and one error when it is too small."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import logging
+import re
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.formats import stored as forms
+from tests.memory.streaming_work import TOY, toy_folder
+from wan_core import pipeline as pipeline_module
+from wan_core import placement
+from wan_core.checkpoints import open_checkpoint
+from wan_core.checkpoints.mapping import ReadAhead
+from wan_core.errors import WanError
+from wan_core.memory import HostMemory, Streamer, least_bytes, parse_size
+from wan_core.pipeline import encode_prompts, generate, load_pipeline, sample, with_lora
+from wan_core.placement import expert_need, text_need
+from wan_core.request import Request
+
+PROMPT = "a red circle moves to the right"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return toy_folder(tmp_path_factory.mktemp("toys"))
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder):
+    return load_pipeline(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def wide_latent(pipeline):
+    return latent_of(pipeline)
+
+
+def request_for(pipeline, **changes):
+    small = {"width": 32, "height": 48, "frames": 5, "steps": 4, "fps": 16}
+    return Request.for_variant(pipeline.variant, **{"prompt": PROMPT, **small, **changes})
+
+
+def latent_of(pipeline, **changes):
+    request = request_for(pipeline, **changes)
+    context, negative = encode_prompts(pipeline, [request.prompt, pipeline.variant.negative_prompt])
+    return sample(pipeline, request, context, negative)
+
+
+def on_budget(pipeline, vram):
+    return dataclasses.replace(pipeline, vram=vram)
+
+
+def least(pipeline):
+    """The smallest budget of the transformer, whose need is the largest here."""
+    shape = request_for(pipeline).latent_shape(pipeline.variant)
+    need = expert_need(pipeline.experts["high_noise"], shape, pipeline.dtype, pipeline.speed)
+    return least_bytes(need.weights, need.work), need
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    """How many blocks each network streams, in the order they come."""
+    counts, begin = [], Streamer.__init__
+
+    def watched(self, network, blocks, streamed, *others):
+        counts.append((type(network).__name__, len(streamed)))
+        begin(self, network, blocks, streamed, *others)
+
+    monkeypatch.setattr(Streamer, "__init__", watched)
+    return counts
+
+
+@pytest.mark.parametrize("resident", [0, 2, 3])
+def test_both_experts_make_the_same_latent_on_any_budget(pipeline, wide_latent, resident, streams):
+    smallest, need = least(pipeline)
+    found = latent_of(on_budget(pipeline, smallest + resident * need.weights.blocks[0]))
+    assert torch.equal(found, wide_latent)
+    assert streams == [("UMT5Encoder", 0), *[("WanTransformer", TOY.num_layers - resident)] * 2]
+
+
+def test_a_text_encoder_that_does_not_fit_is_streamed_too(pipeline, streams):
+    need = text_need(pipeline.text_encoder, pipeline.device)
+    found = encode_prompts(on_budget(pipeline, least_bytes(need.weights, need.work)), [PROMPT, "a square"])
+    expected = encode_prompts(pipeline, [PROMPT, "a square"])
+    assert streams == [("UMT5Encoder", 5), ("UMT5Encoder", 0)]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_quantized_experts_with_a_lora(folder, tmp_path, streams):
+    for file in folder.glob("*.safetensors"):
+        (tmp_path / file.name).symlink_to(file)
+    tensors = {}
+    for expert in ("high_noise", "low_noise"):
+        path = tmp_path / f"toy_t2v_{expert}.safetensors"
+        stored = forms.QUANTIZATIONS["fp8 scaled, new"][0](
+            {name: value.float() for name, value in open_checkpoint(path).load().items()}
+        )
+        path.unlink()
+        save_file(stored.tensors, path, stored.metadata)
+        tensors["diffusion_model.blocks.3.self_attn.k.lora_down.weight"] = torch.randn(2, TOY.dim)
+        tensors["diffusion_model.blocks.3.self_attn.k.lora_up.weight"] = torch.randn(TOY.dim, 2)
+        save_file(tensors, tmp_path / f"lora_{expert}.safetensors")
+    pipeline = with_lora(load_pipeline(tmp_path, device="cpu"), tmp_path / "lora_high_noise.safetensors")
+    smallest, need = least(pipeline)
+    found = latent_of(on_budget(pipeline, smallest + need.weights.blocks[0]))
+    assert ("WanTransformer", TOY.num_layers) in streams or ("WanTransformer", TOY.num_layers - 1) in streams
+    assert torch.equal(found, latent_of(pipeline))
+
+
+def test_what_is_too_small_is_told_with_the_least_that_works(pipeline, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline_module, "load_module", lambda *_: pytest.fail("a network was loaded"))
+    with pytest.raises(WanError) as caught:
+        generate(on_budget(pipeline, 1000), request_for(pipeline), tmp_path / "out.mp4")
+    told = re.fullmatch(
+        r"vram: 1 KB are too few: the transformer needs ([\d.]+ [KMG]B) at this size; allow more, or choose "
+        "fewer frames or a smaller size",
+        str(caught.value),
+    )
+    monkeypatch.undo()
+    generate(on_budget(pipeline, parse_size(told[1])), request_for(pipeline), tmp_path / "out.mp4")
+
+
+def test_one_line_tells_what_is_needed_there_and_chosen(pipeline, tmp_path, caplog):
+    smallest, need = least(pipeline)
+    caplog.set_level(logging.INFO, "wancore")
+    vram = smallest + need.weights.blocks[0]
+    generate(on_budget(pipeline, vram), request_for(pipeline, steps=1), tmp_path / "out.mp4")
+    messages = [record.getMessage() for record in caplog.records]
+    line = messages[0]
+    assert line.startswith("memory: transformer ")
+    for words in (" of work, ", " allowed on cpu: 1 of 6 blocks stay, 5 are streamed", "text encoder "):
+        assert words in line
+    assert "(of only 12 tokens: copying will take longer than computing)" in line
+    assert sum(message.startswith("memory:") for message in messages) == 1
+    assert messages[1] == "loading toy_umt5.safetensors"
+
+
+def test_without_a_budget_a_cpu_maps_everything(pipeline, streams):
+    line = pipeline_module.memory_line(pipeline, request_for(pipeline))
+    assert "weights are mapped from their files" in line
+    latent_of(pipeline, steps=1)
+    assert {count for _, count in streams} == {0}
+
+
+def test_the_text_encoder_is_gone_before_a_transformer_comes(pipeline, tmp_path, monkeypatch):
+    alive, seen = weakref.WeakSet(), []
+    encoder, transformer = pipeline_module.UMT5Encoder, pipeline_module.WanTransformer
+
+    def encoders(*arguments, **more):
+        alive.add(made := encoder(*arguments, **more))
+        return made
+
+    def transformers(*arguments, **more):
+        gc.collect()
+        seen.append(len(alive))
+        return transformer(*arguments, **more)
+
+    monkeypatch.setattr(pipeline_module, "UMT5Encoder", encoders)
+    monkeypatch.setattr(pipeline_module, "WanTransformer", transformers)
+    smallest, _ = least(pipeline)
+    for vram in (None, smallest):
+        generate(on_budget(pipeline, vram), request_for(pipeline), tmp_path / "out.mp4")
+    assert seen == [0] * 4
+
+
+def test_the_next_expert_is_read_a_step_before_its_turn(pipeline, monkeypatch):
+    events = []
+    expect, at = pipeline_module.OneAtATime.expect, pipeline_module.OneAtATime.at
+    for name, method in (("expect", expect), ("at", at)):
+        monkeypatch.setattr(
+            pipeline_module.OneAtATime,
+            name,
+            lambda self, expert, name=name, method=method: (
+                events.append((name, expert)) or method(self, expert)
+            ),
+        )
+    request = request_for(pipeline, steps=8)
+    context, negative = encode_prompts(pipeline, [PROMPT, ""])
+    sample(pipeline, request, context, negative, lambda info: events.append(("step", info.index)))
+    switch = events.index(("at", "low_noise"))
+    # It begins when a step is done, and is told so before the caller is; then comes one whole step.
+    done = [events[switch - 2], events[switch - 1]]
+    assert events[switch - 3 :][:1] == [("expect", "low_noise")]
+    assert done == [("step", done[1][1] - 1), ("step", done[1][1])]
+    assert [event for event in events if event[0] != "step"] == [
+        ("at", "high_noise"), ("expect", "low_noise"), ("at", "low_noise"),
+    ]  # fmt: skip
+
+
+def test_reading_ahead_brings_the_very_pages_and_stops_at_its_limit(folder, monkeypatch):
+    checkpoint = open_checkpoint(folder / "toy_t2v_low_noise.safetensors")
+    ahead = checkpoint.read_ahead(2**40)
+    ahead.wait()
+    assert resident(checkpoint.path) >= 0.99 * checkpoint.size
+    ahead.stop()
+    del ahead
+    gc.collect()
+    touched = []
+    monkeypatch.setattr("wan_core.checkpoints.mapping._will_need", touched.append)
+    ahead = checkpoint.read_ahead(checkpoint.size // 2)
+    ahead.wait()
+    assert 0 < len(touched) < len(checkpoint.header) * 0.8
+    ahead = checkpoint.read_ahead(0)
+    ahead.wait()
+    assert isinstance(ahead, ReadAhead)
+
+
+def resident(path: Path) -> int:
+    """Bytes of a mapped file in this process's page tables."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            inside = line.endswith(str(path.resolve()))
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+def test_no_more_is_read_ahead_than_memory_holds_beside_the_file_in_use(monkeypatch):
+    monkeypatch.setattr(placement, "host_memory", lambda: HostMemory(1000, 500))
+    assert [placement.read_ahead_limit(used) for used in (0, 600, 2000)] == [900, 300, 0]
+    monkeypatch.setattr(placement, "host_memory", lambda: None)
+    assert placement.read_ahead_limit(0) == 0

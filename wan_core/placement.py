@@ -1,0 +1,207 @@
+"""Where the networks of a run go: what each needs, what the device has, and what follows from it.
+
+Bytes come from the files' headers and from the networks' own counts, so the answer is there before anything
+is loaded: which blocks of a transformer or text encoder stay and which are streamed, or one line that says
+how much the least is that works.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .checkpoints import Checkpoint, transformer_config, umt5_config
+from .checkpoints.quantization import is_plain
+from .errors import WanError
+from .memory import (
+    RESERVE,
+    Residence,
+    Weights,
+    choose,
+    free_bytes,
+    host_memory,
+    least_bytes,
+    shown_size,
+    weigh,
+)
+from .models.text_activations import text_bytes
+from .models.transformer import TransformerConfig
+from .quantization.weight import CHUNK_NUMBERS
+from .speed import Speed, residual_dtype
+from .text.tokenizer import MAX_TOKENS
+
+# Tokens below which copying a 16-bit block over PCIe 4 (25 GB/s) takes longer than computing it on a card of
+# 165 TFLOP/s; on others it is about as many. Half as many do for half the bytes.
+BREAK_EVEN_TOKENS = 6300
+# Latents in float32 that the loop holds: the solver's history, both predictions and what is made of them.
+LOOP_LATENTS = 12
+TEXTS = 2  # prompt and negative prompt, whose keys and values each block keeps over the steps
+DECODING = 16 * CHUNK_NUMBERS  # bytes that unpacking a full chunk of numbers takes: integers, then float32
+EMBEDDING = "token_embedding"  # of the text encoder; its rows are looked up on the host
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one network of a run takes on the device, in bytes: its weights, and beside them its work."""
+
+    name: str
+    weights: Weights
+    work: int
+    tokens: int | None = None  # a prediction's; None where a pass is short anyway
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a device may hold. `size`: bytes; None: no limit, as on a CPU, where files are mapped."""
+
+    device: torch.device
+    size: int | None
+    asked: int | None = None  # the user's limit, reserve included
+
+    def residence(self, need: Need) -> Residence:
+        """Where a network's blocks go. Raises WanError that names the least that works."""
+        found = choose(need.weights, need.work, self.size)
+        if found is None:
+            raise self._too_small([need])
+        return found
+
+    def check(self, needs: Sequence[Need]) -> None:
+        """Raises one WanError, for the network that needs most, if any does not fit."""
+        if any(choose(need.weights, need.work, self.size) is None for need in needs):
+            raise self._too_small(needs)
+
+    def _too_small(self, needs: Sequence[Need]) -> WanError:
+        worst = max(needs, key=lambda need: least_bytes(need.weights, need.work))
+        least = least_bytes(worst.weights, worst.work) + reserve(self.device)
+        here = (
+            f"vram: {shown_size(self.asked)} are too few"
+            if self.asked is not None
+            else f"{self.device}: {shown_size(self.size or 0)} of free memory are too few"
+        )
+        return WanError(
+            f"{here}: the {worst.name} needs {shown_size(least, up=True)} at this size; "
+            "allow more, or choose fewer frames or a smaller size"
+        )
+
+
+def budget(device: torch.device, vram: int | None) -> Budget:
+    """The limit a user set, or what is free on the device. Raises WanError for a limit the card has not."""
+    if vram is None:
+        return Budget(device, free_bytes(device))
+    return Budget(device, max(0, vram - reserve(device)), vram)
+
+
+def reserve(device: torch.device) -> int:
+    """What of a limit no tensor gets; stated in `memory.RESERVE`."""
+    return 0 if device.type == "cpu" else RESERVE
+
+
+def text_need(checkpoint: Checkpoint, device: torch.device) -> Need:
+    """The text encoder's; its embedding stays in the file."""
+    sizes = checkpoint.stored_bytes()
+    config = umt5_config(checkpoint.header)
+    inside = {name: size for name, size in sizes.items() if not name.startswith(EMBEDDING)}
+    kept = torch.float32 if checkpoint.inspection.quantization == "float32" else torch.bfloat16
+    work = text_bytes(config, MAX_TOKENS, kept, device) + _decoding(checkpoint)
+    return Need("text encoder", weigh(inside), work)
+
+
+def expert_need(
+    checkpoint: Checkpoint, latent_shape: Sequence[int], dtype: torch.dtype, speed: Speed, lora: int = 0
+) -> Need:
+    """A transformer's, for a latent (C, F, h, w); `lora`: bytes of what it wears."""
+    config = transformer_config(checkpoint.header)
+    weights = weigh(checkpoint.stored_bytes(checkpoint.rounding(dtype)))
+    weights = dataclasses.replace(weights, fixed=weights.fixed + lora)
+    _, frames, height, width = latent_shape
+    batch = (1, config.in_channels, frames, height, width)
+    kept = TEXTS * 2 * config.num_layers * config.text_len * config.dim * dtype.itemsize
+    loop = LOOP_LATENTS * math.prod(latent_shape) * torch.float32.itemsize
+    numbers = _widest(checkpoint, dtype)
+    work = transformer_bytes(config, batch, dtype, residual_dtype(speed, dtype)) + kept + loop + numbers
+    tokens = frames * height * width // math.prod(config.patch_size)
+    return Need("transformer", weights, work, tokens)
+
+
+def transformer_bytes(
+    config: TransformerConfig, latent_shape: Sequence[int], dtype: torch.dtype, residual: torch.dtype
+) -> int:
+    """Bytes of one prediction beside the weights."""
+    tokens = math.prod(latent_shape[2:]) // math.prod(config.patch_size)
+    return tokens * (config.dim * (residual.itemsize + 5 * dtype.itemsize) + config.ffn_dim * dtype.itemsize)
+
+
+def _widest(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
+    """The numbers of the largest quantized layer of a block, which are made while it computes."""
+    inside = [info for name, info in checkpoint.header.items() if name.startswith("blocks.")]
+    most = max((info.elements for info in inside if not is_plain(info.dtype)), default=0)
+    return most * dtype.itemsize + _decoding(checkpoint)
+
+
+def _decoding(checkpoint: Checkpoint) -> int:
+    """What unpacking stored codes needs besides the numbers that come of them."""
+    most = max((info.elements for info in checkpoint.header.values() if not is_plain(info.dtype)), default=0)
+    return DECODING * min(most, CHUNK_NUMBERS) // CHUNK_NUMBERS
+
+
+def vae_need(checkpoint: Checkpoint, work: int, name: str) -> Need:
+    """A VAE's, which computes in float32: all its weights stay."""
+    return Need(name, Weights(sum(checkpoint.stored_bytes(torch.float32).values()), ()), work)
+
+
+def read_ahead_limit(in_use: int) -> int:
+    """How much of the next file may be read while `in_use` bytes of another are: no more than RAM holds."""
+    host = host_memory()
+    return max(0, host.total * 9 // 10 - in_use) if host else 0
+
+
+def describe(budget: Budget, experts: Sequence[Need], text: Need, pictures: Sequence[Need]) -> str:
+    """The one line before loading: what the run needs, what there is, and what was chosen."""
+    transformer = max(experts, key=lambda need: least_bytes(need.weights, need.work))
+    chosen = budget.residence(transformer)
+    parts = [
+        f"transformer {shown_size(transformer.weights.total)} + {shown_size(transformer.work)} of work, "
+        f"{_there_is(budget)}: {_stays(budget, chosen)}{_dominated(transformer, chosen)}"
+    ]
+    parts += [f"{need.name} {shown_size(need.weights.total + need.work)}" for need in pictures]
+    of_text = budget.residence(text)
+    how = " streamed" if of_text.streamed else ""
+    parts.append(f"text encoder {shown_size(text.weights.total + text.work)}{how}")
+    parts.append(_ram(budget, max(chosen.slab_bytes, of_text.slab_bytes)))
+    return "memory: " + "; ".join(part for part in parts if part)
+
+
+def _there_is(budget: Budget) -> str:
+    if budget.asked is not None:
+        return f"{shown_size(budget.asked)} allowed on {budget.device}"
+    if budget.size is not None:
+        return f"{shown_size(budget.size)} free on {budget.device}"
+    host = host_memory()
+    return f"{shown_size(host.available)} of RAM free" if host else f"on {budget.device}"
+
+
+def _stays(budget: Budget, chosen: Residence) -> str:
+    if chosen.streamed:
+        count = len(chosen.weights.blocks)
+        return f"{count - len(chosen.streamed)} of {count} blocks stay, {len(chosen.streamed)} are streamed"
+    return "weights are mapped from their files" if budget.size is None else "all blocks stay"
+
+
+def _dominated(need: Need, chosen: Residence) -> str:
+    """A warning where copying takes longer than computing."""
+    if not chosen.streamed or need.tokens is None or need.tokens >= BREAK_EVEN_TOKENS:
+        return ""
+    return f" (of only {need.tokens:,} tokens: copying will take longer than computing)"
+
+
+def _ram(budget: Budget, ring: int) -> str:
+    """What a GPU's run takes of the host."""
+    if budget.device.type == "cpu":
+        return ""
+    host = host_memory()
+    there = f", {shown_size(host.available)} free" if host else ""
+    return f"RAM {shown_size(ring)} pinned, files mapped{there}"

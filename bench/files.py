@@ -42,9 +42,13 @@ def shapes(config: TransformerConfig) -> dict[str, Shape]:
 
 def write_bf16(path: Path, config: TransformerConfig, telltale: int) -> Path:
     """As ComfyUI's repackaged files, in bfloat16."""
-    return _safetensors(
-        path, {name: _plain("BF16", shape) for name, shape in shapes(config).items()}, telltale
-    )
+    return write_plain(path, shapes(config), telltale)
+
+
+def write_plain(path: Path, tensors: Mapping[str, Shape], telltale: int, written: str = TELLTALE) -> Path:
+    """Any tensors in bfloat16; `written` is the one that is no hole."""
+    entries = {name: _plain("BF16", shape) for name, shape in tensors.items()}
+    return _safetensors(path, entries, telltale, written)
 
 
 def write_fp8_scaled(path: Path, config: TransformerConfig, telltale: int) -> Path:
@@ -79,7 +83,7 @@ WRITERS = {"bf16": write_bf16, "fp8_scaled": write_fp8_scaled, "gguf_q4_0": writ
 SUFFIXES = {"bf16": ".safetensors", "fp8_scaled": ".safetensors", "gguf_q4_0": ".gguf"}
 
 
-def _safetensors(path: Path, entries: Mapping[str, Entry], telltale: int) -> Path:
+def _safetensors(path: Path, entries: Mapping[str, Entry], telltale: int, written: str = TELLTALE) -> Path:
     header, offset = {}, 0
     places = {}
     for name, entry in entries.items():
@@ -89,7 +93,7 @@ def _safetensors(path: Path, entries: Mapping[str, Entry], telltale: int) -> Pat
         places[name] = (offset, entry)
         offset += entry.size
     text = json.dumps(header).encode()
-    return _write(path, struct.pack("<Q", len(text)) + text, offset, *places[TELLTALE], telltale)
+    return _write(path, struct.pack("<Q", len(text)) + text, offset, *places[written], telltale)
 
 
 def _write(path: Path, head: bytes, size: int, offset: int, entry: Entry, telltale: int) -> Path:

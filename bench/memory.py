@@ -12,18 +12,20 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
-def peak_anonymous(work: Callable[..., Result], *arguments: object) -> tuple[Result, int]:
+def peak_anonymous(
+    work: Callable[..., Result], *arguments: object, prepare: Callable[..., object] | None = None
+) -> tuple[Result, int]:
     """What `work` returns, and the bytes of anonymous memory it needed at most.
 
     Anonymous memory is what the process has written: copies of weights are, pages of a mapped file are not.
-    The work runs in a new process, from what that one has after its imports; `work` and the arguments must be
-    picklable. Linux only.
+    The work runs in a new process, from what that one has after its imports, and after `prepare` of the same
+    arguments where it is given; all must be picklable. Linux only.
     """
     if sys.platform != "linux":
         raise SystemExit("bench: memory is measured through /proc, which only Linux has")
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_worker, args=(theirs, work, arguments))
+    process = context.Process(target=_worker, args=(theirs, work, arguments, prepare))
     process.start()
     theirs.close()
     try:
@@ -40,7 +42,14 @@ def peak_anonymous(work: Callable[..., Result], *arguments: object) -> tuple[Res
     return result, peak - before
 
 
-def _worker(pipe: Connection, work: Callable[..., Result], arguments: tuple[object, ...]) -> None:
+def _worker(
+    pipe: Connection,
+    work: Callable[..., Result],
+    arguments: tuple[object, ...],
+    prepare: Callable[..., object] | None,
+) -> None:
+    if prepare is not None:
+        prepare(*arguments)
     pipe.send(None)
     pipe.recv()
     kept = work(*arguments)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from wan_core.checkpoints import load_module, open_checkpoint, transformer_config
 from wan_core.models.transformer import WanTransformer
 from wan_core.models.umt5 import UMT5Encoder
 from wan_core.models.video_vae import VideoVAE
@@ -26,6 +28,16 @@ def version() -> str | None:
     project = Path(__file__).parents[1] / "pyproject.toml"
     found = re.search(r'^version = "(.+)"', project.read_text(), re.MULTILINE)
     return found.group(1) if found else None
+
+
+def loader() -> Callable[[Path], Any]:
+    """As the pipeline loads an expert."""
+
+    def load(path: Path) -> Any:
+        checkpoint = open_checkpoint(path)
+        return load_module(WanTransformer(transformer_config(checkpoint.header), device="meta"), checkpoint)
+
+    return load
 
 
 def _network(task: Task) -> torch.nn.Module:

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -42,6 +42,10 @@ class Contestant(Protocol):
     """An adapter: how its users run this implementation."""
 
     WORKS: dict[str, Callable[[Task], Run]]
+
+    def loader(self) -> Callable[[Path], Any]:
+        """What loads a transformer's file; everything it needs is imported."""
+        ...
 
     def version(self) -> str | None:
         """The version installed; None when it is not."""

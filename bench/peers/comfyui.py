@@ -80,6 +80,16 @@ class _Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """There is nothing to run."""
 
 
+def loader() -> Callable[[Path], Any]:
+    """As its Load Diffusion Model node does."""
+    utils, models = module("comfy.utils"), module("comfy.sd")
+
+    def load(path: Path) -> Any:
+        return models.load_diffusion_model_state_dict(utils.load_torch_file(str(path)))
+
+    return load
+
+
 def transformer(config: TransformerConfig, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
     """Its network of these sizes."""
     return module("comfy.ldm.wan.model").WanModel(

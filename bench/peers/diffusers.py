@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +27,22 @@ def version() -> str | None:
     if importlib.util.find_spec("diffusers") is None or importlib.util.find_spec("transformers") is None:
         return None
     return importlib.metadata.version("diffusers")
+
+
+def loader() -> Callable[[Path], Any]:
+    """As its low_cpu_mem_usage does: built on meta, tensors assigned from the mapped file."""
+    from diffusers import WanTransformer3DModel  # noqa: F401 - imports itself when first asked for
+    from safetensors.torch import load_file
+
+    def load(path: Path) -> Any:
+        stored = load_file(path)
+        with torch.device("meta"):
+            layers = 1 + max(int(name.split(".")[1]) for name in stored if name.startswith("blocks."))
+            network = transformer(TransformerConfig(num_layers=layers))
+        network.load_state_dict(stored, strict=True, assign=True)
+        return network
+
+    return load
 
 
 def transformer(config: TransformerConfig) -> Any:

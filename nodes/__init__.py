@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..wan_core.tiny import weights_dir
 from .decode import WanCoreDecode
+from .decode_to_video import WanCoreDecodeToVideo
 from .empty_video_latent import WanCoreEmptyVideoLatent
 from .example_image import WanCoreExampleImage
 from .expert_plan import WanCoreExpertPlan
@@ -28,6 +29,7 @@ NODES: list[type[io.ComfyNode]] = [
     WanCoreEmptyVideoLatent,
     WanCoreSampler,
     WanCoreDecode,
+    WanCoreDecodeToVideo,
     WanCoreSaveVideo,
     WanCoreExpertPlan,
     WanCoreImageToVideo,

@@ -194,14 +194,19 @@ class VAEHandle(Hosted):
         self.load("VAE", encode_bytes(self.module.config, video.shape))
         return resting(self.module.encode(video.to(self.device, torch.float32)))
 
-    def decode(self, latent: Tensor) -> Iterator[Tensor]:
-        """Raw latent (1, C, F, h, w) to frames (n, H, W, 3) in 0..1, one latent frame at a time."""
-        _, channels, count, height, width = latent.shape
+    def check_channels(self, latent: Tensor) -> None:
+        """Refuse a raw latent (1, C, F, h, w) of another model's VAE. Raises WanError."""
+        channels = latent.shape[1]
         if channels != self.latent_channels:
             raise WanError(
                 f"samples: {channels} channels, and this VAE decodes {self.latent_channels}; use the VAE of "
                 "the model"
             )
+
+    def decode(self, latent: Tensor) -> Iterator[Tensor]:
+        """Raw latent (1, C, F, h, w) to frames (n, H, W, 3) in 0..1, one latent frame at a time."""
+        self.check_channels(latent)
+        count, height, width = latent.shape[2:]
         progress = Progress(count)
         self.load("VAE", decode_bytes(self.module.config, height, width))
         chunks = self.module.decode_chunks(latent.to(self.device, torch.float32))

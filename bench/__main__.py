@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import load, report, schedule, text, transformer, vae21, vae22
+from . import load, report, schedule, switch, text, transformer, vae21, vae22
 
 SUITES = {
     "transformer": transformer,
@@ -14,6 +14,7 @@ SUITES = {
     "text": text,
     "schedule": schedule,
     "load": load,
+    "switch": switch,
     "report": report,
 }
 

@@ -30,12 +30,12 @@ def peak_anonymous(
     theirs.close()
     try:
         ours.recv()  # it has imported what it needs
-        before = peak = _anonymous(process.pid)
+        before = peak = anonymous(process.pid)
         ours.send(None)
         while not ours.poll(0.001):
-            peak = max(peak, _anonymous(process.pid))
+            peak = max(peak, anonymous(process.pid))
         result = ours.recv()
-        peak = max(peak, _anonymous(process.pid))  # it holds everything until it is let go
+        peak = max(peak, anonymous(process.pid))  # it holds everything until it is let go
         ours.send(None)
     finally:
         process.join()
@@ -57,7 +57,8 @@ def _worker(
     pipe.recv()
 
 
-def _anonymous(pid: int) -> int:
+def anonymous(pid: int) -> int:
+    """Anonymous bytes of a process."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024

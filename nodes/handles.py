@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from ..wan_core.models.vae import make_vae
 from ..wan_core.models.vae_2_1 import VAEConfig
 from ..wan_core.models.vae_2_2 import VAE22Config
 from ..wan_core.models.video_vae import to_frames
+from ..wan_core.placement import read_ahead_limit
 from ..wan_core.sampling.experts import HIGH_NOISE, LOW_NOISE
 from ..wan_core.speed import Speed, apply
 from ..wan_core.text.tokenizer import MAX_TOKENS, Tokenizer
@@ -49,11 +51,15 @@ WEIGHT_DTYPES = {
 
 @dataclass(frozen=True)
 class ModelHandle:
-    """The networks of one model by the name of the expert, each with a patcher of its own."""
+    """The networks of one model by the name of the expert, each with a patcher of its own.
+
+    files: of the experts whose weights stay in them.
+    """
 
     variant: Variant
     config: TransformerConfig
     experts: dict[str, Hosted]
+    files: dict[str, Checkpoint]
     loras: tuple[Lora, ...] = ()
     speed: Speed = field(default_factory=Speed)
 
@@ -80,12 +86,15 @@ def load_model(path: Path, low: Path | None, dtype: torch.dtype | None) -> Model
     config = transformer_config(first.header)
     device, resting_device = mm.get_torch_device(), mm.unet_offload_device()
     compute = compute_dtype(device, dtype)
-    experts = {}
-    for role, file in files.items():
-        kept = dtype or file.rounding(compute)
-        experts[role] = host(WanTransformer, config, file, device, resting_device, kept, compute)
-        experts[role].module.compute_dtype = compute
-    return ModelHandle(variant_for_task(first.inspection.task), config, experts)
+    kept = {role: dtype or file.rounding(compute) for role, file in files.items()}
+    experts = {
+        role: host(WanTransformer, config, file, device, resting_device, kept[role], compute)
+        for role, file in files.items()
+    }
+    for expert in experts.values():
+        expert.module.compute_dtype = compute
+    mapped = {role: file for role, file in files.items() if kept[role] is None}
+    return ModelHandle(variant_for_task(first.inspection.task), config, experts, mapped)
 
 
 def add_lora(
@@ -119,12 +128,29 @@ def compute_dtype(device: torch.device, chosen: torch.dtype | None) -> torch.dty
 
 
 class HostedExperts:
-    """Hands the sampling loop each expert when its turn comes, and has it loaded then."""
+    """Hands the sampling loop each expert when its turn comes, and has it loaded then.
+
+    Leaving the context ends what reading ahead may still go on.
+    """
 
     def __init__(self, model: ModelHandle, latent_shape: torch.Size, progress: StepProgress) -> None:
         self.model = model
         self.latent_shape = latent_shape
         self.progress = progress
+        self._ahead = ExitStack()
+
+    def __enter__(self) -> HostedExperts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ahead.close()
+
+    def expect(self, name: str) -> None:
+        """Have the file of an expert read ahead, whose turn will come soon, unless it is on the device."""
+        patcher, file = self.model.experts[name].patcher, self.model.files.get(name)
+        if file is not None and patcher.loaded_size() < patcher.model_size():
+            in_use = sum(model.model_size() for model in self.model.get_models() if model is not patcher)
+            self._ahead.callback(file.read_ahead(read_ahead_limit(in_use)).stop)
 
     def at(self, name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """The expert, on its device. Loaded alone: of two in one call core would keep the wrong one."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..wan_core.errors import WanError
 from ..wan_core.models.latent_scale import denormalize_latent
 from ..wan_core.models.transformer import TransformerConfig
+from ..wan_core.sampling.ahead import looking_ahead
 from ..wan_core.sampling.denoise import denoise
 from ..wan_core.sampling.experts import HIGH_NOISE, LOW_NOISE, plan_experts
 from ..wan_core.sampling.noise import MAX_SEED, make_noise
@@ -94,17 +95,18 @@ class WanCoreSampler(io.ComfyNode):
         device = model.patcher.load_device
         noise = make_noise(shape, seed).to(device)
         progress = StepProgress(steps)
-        sampled = denoise(
-            noise,
-            HostedExperts(model, noise.shape, progress),
-            text_rows("positive", positive, model.config).to(device),
-            text_rows("negative", negative, model.config).to(device),
-            scales,
-            schedule,
-            plan,
-            progress.step,
-            conditioning,
-        )
+        with HostedExperts(model, noise.shape, progress) as experts:
+            sampled = denoise(
+                noise,
+                experts,
+                text_rows("positive", positive, model.config).to(device),
+                text_rows("negative", negative, model.config).to(device),
+                scales,
+                schedule,
+                plan,
+                looking_ahead(plan, experts.expect, progress.step),
+                conditioning,
+            )
         kept = {key: value for key, value in latent.items() if key not in OF_EMPTY_LATENTS}
         return io.NodeOutput({**kept, "samples": resting(denormalize_latent(sampled))})
 

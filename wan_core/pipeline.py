@@ -53,7 +53,7 @@ from .models.vae import make_vae
 from .models.video_vae import VideoVAE, to_frames
 from .placement import Budget, Need, budget, describe, expert_need, read_ahead_limit, text_need
 from .request import Request
-from .sampling import ExpertPlan, StepInfo, denoise, make_noise, plan_experts
+from .sampling import StepInfo, denoise, looking_ahead, make_noise, plan_experts
 from .sampling.plan import Plan, PlannedStep
 from .schedulers import make_schedule
 from .speed import Speed, apply
@@ -263,7 +263,7 @@ def sample(
             request.guidance_scale,
             schedule,
             planned,
-            experts.looking_ahead(planned, on_step),
+            looking_ahead(planned, experts.expect, on_step),
             conditioning,
             *request.shortcuts,
         )
@@ -322,22 +322,6 @@ class OneAtATime:
         """Begin to read an expert's file, whose turn will come soon."""
         current = sum(self._pipeline.experts[other].size for other in self._pipeline.experts if other != name)
         self._ahead[name] = self._pipeline.experts[name].read_ahead(read_ahead_limit(current))
-
-    def looking_ahead(self, planned: ExpertPlan, on_step: OnStep | None) -> OnStep:
-        """`on_step` that also expects the next expert, a whole step before its first."""
-
-        def look(done: int) -> None:
-            soon = planned.experts[done : done + 2]
-            if len(soon) == 2 and soon[0] != soon[1]:
-                self.expect(soon[1])
-
-        def note(info: StepInfo) -> None:
-            look(info.index + 1)
-            if on_step is not None:
-                on_step(info)
-
-        look(0)
-        return note
 
     def _velocity(self, latent: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
         return self._network(latent, timestep, context)

@@ -51,6 +51,7 @@ def load_pack() -> ModuleType:
 
 nodes = load_pack()
 handles = importlib.import_module("pack_under_test.nodes.handles")
+hosting = importlib.import_module("pack_under_test.nodes.hosting")
 
 
 def text_encoders_agree() -> dict[str, Any]:

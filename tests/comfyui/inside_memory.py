@@ -8,10 +8,11 @@ The last line of stdout is JSON.
 from __future__ import annotations
 
 import asyncio
-import importlib
+import importlib.util
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,8 +21,14 @@ import torch
 from inside_comfyui import handles, mm, nodes
 from torch import Tensor, nn
 
+checkpoint = importlib.import_module("pack_under_test.wan_core.checkpoints.checkpoint")
 mapped = importlib.import_module("pack_under_test.nodes.mapped")
+live_spec = importlib.util.spec_from_file_location("live", inside.PACK / "bench" / "live.py")
+live = importlib.util.module_from_spec(live_spec)
+live_spec.loader.exec_module(live)
 VAE = inside.MODELS / "vae" / "wan_tiny_vae.safetensors"
+VAE_2_2 = inside.MODELS / "vae" / "wan_tiny_vae_2_2.safetensors"
+TI2V = inside.MODELS / "diffusion_models" / "wan_tiny_ti2v.safetensors"
 # What the device has, in experts: room for all models, for all but one or two, then ever less of one.
 BUDGETS = {"all": 8.0, "three": 3.0, "one": 1.3, "half": 0.6, "little": 0.2, "nothing": 0.0}
 
@@ -34,6 +41,8 @@ class Watch:
         self.loads: list[dict[str, Any]] = []
         self.pinned: dict[int, int] = {}
         self.most_pinned = 0
+        self.read_ahead = checkpoint.Checkpoint.read_ahead
+        checkpoint.Checkpoint.read_ahead = lambda *arguments: self.note_ahead(*arguments)
         self.load_models_gpu = mm.load_models_gpu
         mm.load_models_gpu, mm.pin_memory, mm.unpin_memory = self.load, self.pin, self.unpin
 
@@ -44,10 +53,18 @@ class Watch:
         self.loads.append(
             {
                 "asked": asked,
+                "ahead": [],
                 "loaded": {name: model.loaded_size() for name, model in self.models.items()},
                 "copied": {name: copied(model) - model.loaded_size() for name, model in self.models.items()},
             }
         )
+
+    def note_ahead(self, file: Any, limit: int) -> Any:
+        """Note under the last model loaded which file is read while that is at work."""
+        self.loads[-1]["ahead"].append([file.path.name, limit])
+        ahead = self.read_ahead(file, limit)
+        ahead.wait()
+        return ahead
 
     def pin(self, tensor: Tensor) -> bool:
         """As core does: what is pinned already is passed over."""
@@ -63,6 +80,7 @@ class Watch:
 
     def end(self) -> None:
         mm.load_models_gpu = self.load_models_gpu
+        checkpoint.Checkpoint.read_ahead = self.read_ahead
 
 
 def copied(patcher: Any) -> int:
@@ -70,6 +88,66 @@ def copied(patcher: Any) -> int:
     layers = (layer for layer in patcher.model.modules() if hasattr(layer, "comfy_cast_weights"))
     values = (value for layer in layers for value in layer.parameters(recurse=False))
     return sum(value.nbytes for value in values if not mapped.is_mapped(value))
+
+
+def estimates() -> dict[str, list[float]]:
+    """By kind of work: what core is asked to keep free, and what the work takes, both in bytes."""
+    long = " ".join([inside.PROMPT] * 6)
+    encoder = handles.load_text_encoder(inside.TEXT_ENCODER)
+    answer = {
+        "short prompt": peak(encoder.encode, "positive", inside.PROMPT),
+        "long prompt": peak(encoder.encode, "positive", long),
+    }
+    texts = [rows[0][0][:, :count] for rows, count in zip(prompts(encoder), (20, 60), strict=True)]
+    cases = {"t2v": (inside.HIGH, inside.LOW, "high_noise", 16), "ti2v": (TI2V, None, "dense", 48)}
+    for name, (file, low, expert, channels) in cases.items():
+        model = handles.load_model(file, low, None)
+        for cells in (16, 48):
+            latent = torch.zeros(1, channels, 3, cells, cells)
+            times = torch.full((1,), 500)
+            if low is None:  # one time for each token: a start image is kept
+                times = times.expand(1, 3 * cells * cells // 4).clone()
+                times[:, : cells * cells // 4] = 0
+            progress = inside.hosting.StepProgress(1)
+            experts = handles.HostedExperts(model, latent.shape, progress)
+            answer[f"{name} {cells}"] = peak(predict, experts, expert, latent, times, texts)
+    for name, file, channels, scale in (("vae", VAE, 16, 8), ("vae 2.2", VAE_2_2, 48, 16)):
+        vae = handles.load_vae(file)
+        for cells in (6, 12):
+            latent = torch.zeros(1, channels, 3, cells, cells)
+            video = torch.zeros(1, 3, 9, scale * cells, scale * cells)
+            answer[f"{name} decode {cells}"] = peak(decode, vae, latent)
+            answer[f"{name} encode {cells}"] = peak(vae.encode, video)
+    return answer
+
+
+def peak(work: Callable[..., object], *arguments: Any) -> list[float]:
+    """What core is asked for, and the bytes of live tensors at the worst moment."""
+    asked = []
+    load_models_gpu = mm.load_models_gpu
+    mm.load_models_gpu = lambda _, memory_required=0: asked.append(memory_required)
+    with torch.inference_mode(), live.LiveBytes() as counted:
+        work(*arguments)
+    mm.load_models_gpu = load_models_gpu
+    return [asked[-1], counted.peak]
+
+
+def decode(vae: Any, latent: Tensor) -> None:
+    """All frames, none of which is kept."""
+    for _ in vae.decode(latent):
+        pass
+
+
+def predict(experts: Any, name: str, latent: Tensor, times: Tensor, texts: list[Tensor]) -> None:
+    """Two predictions, as a step with guidance makes them, twice."""
+    network = experts.at(name)
+    for _ in range(2):
+        for text in texts:
+            network(latent, times, text)
+
+
+def prompts(encoder: Any) -> Any:
+    return nodes.WanCoreTextEncode.execute(encoder, inside.PROMPT, "").args
 
 
 def every_budget() -> dict[str, Any]:
@@ -235,13 +313,17 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    estimated = estimates()
     DEVICE = inside.pretend_a_gpu()
     mm.should_use_fp16 = mm.should_use_bf16 = lambda *_, **__: False  # so it computes in float32
     mm.MIN_WEIGHT_MEMORY_RATIO = 0.0  # as on NVIDIA cards
-    hosting = importlib.import_module("pack_under_test.nodes.hosting")
-    answers = {"every_budget": every_budget(), "through_the_queue": through_the_queue()}
+    answers = {
+        "estimates": estimated,
+        "every_budget": every_budget(),
+        "through_the_queue": through_the_queue(),
+    }
     mm.unload_all_models()
     inside.give_memory(4_700_000)
     expert = handles.load_model(inside.HIGH, inside.LOW, None).experts["high_noise"]
-    answers["tight"] = hosting.memory_line(expert.patcher, 1 << 17)
+    answers["tight"] = inside.hosting.memory_line(expert.patcher, 1 << 17)
     sys.stdout.write(json.dumps(answers) + "\n")

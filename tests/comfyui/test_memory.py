@@ -16,6 +16,7 @@ import pytest
 from wan_core.models.transformer import TransformerConfig, WanTransformer
 from wan_core.models.vae import make_vae
 from wan_core.models.vae_2_1 import VAEConfig
+from wan_core.models.vae_2_2 import VAE22Config
 
 from . import toy_weights as toys
 from .comfy_server import ROOT, RUN_SECONDS, comfyui_python
@@ -37,6 +38,15 @@ def answers(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     )
     assert answer.returncode == 0, answer.stderr[-3000:]
     return json.loads(answer.stdout.strip().splitlines()[-1])
+
+
+ESTIMATES = ("short prompt", "long prompt")
+
+
+@pytest.mark.parametrize("case", ESTIMATES)
+def test_what_core_is_asked_to_keep_free_is_what_the_work_takes(answers: dict[str, Any], case: str) -> None:
+    asked, taken = answers["estimates"][case]
+    assert asked == pytest.approx(taken, rel=0.15)
 
 
 @pytest.fixture(params=BUDGETS)
@@ -72,6 +82,16 @@ def test_no_copy_of_the_weights_is_made_in_memory(seen: dict[str, Any]) -> None:
     for load in seen["loads"]:
         assert all(load["copied"][name] <= 0 for name in ours), load
     assert set(seen["left"]["copied"].values()) == {0}
+
+
+def test_the_next_expert_s_file_is_read_while_the_first_works(seen: dict[str, Any]) -> None:
+    """Unless it is on the device already."""
+    low = toys.TRANSFORMERS[toys.T2V_A14B][1]
+    for load in seen["loads"]:
+        there = load["loaded"]["low_noise"] >= seen["sizes"]["low_noise"]
+        expected = [low] if load["asked"] == "high_noise" and not there else []
+        assert [name for name, _ in load["ahead"]] == expected
+        assert all(limit > seen["sizes"]["low_noise"] for _, limit in load["ahead"])
 
 
 def test_nothing_is_pinned_twice_or_left_pinned(seen: dict[str, Any]) -> None:
@@ -130,5 +150,10 @@ def write_models(folder: Path) -> None:
         toys.save(weights, folder / "diffusion_models" / name, toys.torch.bfloat16)
     encoder = toys.text_encoder(width=64, inner=8192)
     toys.save(encoder, folder / "text_encoders" / "wan_tiny_umt5.safetensors", toys.torch.float16)
-    vae = toys.random_weights(make_vae(VAEConfig(dim=16)), 2)
-    toys.save(vae, folder / "vae" / "wan_tiny_vae.safetensors", toys.torch.float16)
+    config = TransformerConfig(48, 48, dim=256, ffn_dim=896, num_heads=2, num_layers=2, text_dim=64)
+    weights = toys.random_weights(WanTransformer(config), 3)
+    toys.save(weights, folder / "diffusion_models" / "wan_tiny_ti2v.safetensors")
+    vaes = {"wan_tiny_vae": VAEConfig(dim=16), "wan_tiny_vae_2_2": VAE22Config(dim=16, decoder_dim=24)}
+    for name, sizes in vaes.items():
+        weights = toys.random_weights(make_vae(sizes), 2)
+        toys.save(weights, folder / "vae" / f"{name}.safetensors", toys.torch.float16)

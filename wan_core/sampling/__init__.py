@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .ahead import looking_ahead
 from .denoise import Experts, StepInfo, denoise
 from .experts import ExpertPlan, plan_experts
 from .guidance import guidance_by_expert, guided_velocity
@@ -22,6 +23,7 @@ __all__ = [
     "denoise",
     "guidance_by_expert",
     "guided_velocity",
+    "looking_ahead",
     "make_noise",
     "plan",
     "plan_experts",

@@ -45,7 +45,7 @@ from .checkpoints.shards import find_parts
 from .errors import WanError
 from .lora import Change, change_bytes, with_changes
 from .media.mp4 import write_mp4
-from .memory import Residence, Streamer
+from .memory import Residence, Streamer, give_back
 from .models.latent_scale import denormalize_latent, normalize_latent
 from .models.transformer import WanTransformer
 from .models.umt5 import UMT5Encoder
@@ -214,7 +214,8 @@ def encode_prompts(pipeline: Pipeline, prompts: list[str]) -> list[Tensor]:
     """The context of each prompt, (1, L, D) with L its real tokens, on the pipeline's device."""
     checkpoint = pipeline.text_encoder
     residence = _budget(pipeline).residence(text_need(checkpoint, pipeline.device))
-    encoder = _load_mapped(UMT5Encoder(umt5_config(checkpoint.header), device="meta"), checkpoint)
+    encoder = UMT5Encoder(umt5_config(checkpoint.header), device="meta")
+    encoder = _load_mapped(pipeline, encoder, checkpoint)
     contexts = []
     with placed(encoder, residence, pipeline.device, on_host=(encoder.token_embedding,)):
         for prompt in prompts:  # one by one, so that no prompt's numbers depend on another's length
@@ -291,6 +292,7 @@ class OneAtATime:
         self._network: Callable[..., Tensor] | None = None
         self._placed = ExitStack()
         self._ahead: dict[str, ReadAhead] = {}
+        self._in_use = 0  # bytes of the expert's file that its steps read
 
     def __enter__(self) -> OneAtATime:
         return self
@@ -309,19 +311,20 @@ class OneAtATime:
         ahead = self._ahead.pop(name, None)
         network = WanTransformer(transformer_config(checkpoint.header), device="meta")
         network.compute_dtype = pipeline.dtype
-        network = _load_mapped(network, checkpoint, ahead)
+        network = _load_mapped(pipeline, network, checkpoint, ahead)
         if ahead is not None:
             self._placed.callback(ahead.stop)  # it may still be reading; then it keeps ahead of the loop
         dtype = checkpoint.rounding(pipeline.dtype)
         self._placed.enter_context(placed(network, residence, pipeline.device, dtype))
+        from_file = pipeline.device.type == "cpu" or residence.streamed
+        self._in_use = checkpoint.size if from_file else 0
         apply(network, pipeline.speed, pipeline.device)
         self._network = with_changes(network, _changes(pipeline, name), pipeline.device)
         return self._velocity
 
     def expect(self, name: str) -> None:
         """Begin to read an expert's file, whose turn will come soon."""
-        current = sum(self._pipeline.experts[other].size for other in self._pipeline.experts if other != name)
-        self._ahead[name] = self._pipeline.experts[name].read_ahead(read_ahead_limit(current))
+        self._ahead[name] = self._pipeline.experts[name].read_ahead(read_ahead_limit(self._in_use))
 
     def _velocity(self, latent: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
         return self._network(latent, timestep, context)
@@ -446,15 +449,23 @@ def placed(
 
 
 def _load_vae(pipeline: Pipeline) -> VideoVAE:
+    _announce(pipeline, pipeline.vae)
     vae = make_vae(vae_config(pipeline.vae.header), device="meta")
-    log.info("loading %s", pipeline.vae.file)
     return load_module(vae, pipeline.vae, torch.float32, pipeline.device)
 
 
-def _load_mapped(module: Module, checkpoint: Checkpoint, ahead: ReadAhead | None = None) -> Module:
+def _load_mapped(
+    pipeline: Pipeline, module: Module, checkpoint: Checkpoint, ahead: ReadAhead | None = None
+) -> Module:
     """A module built on meta with its weights as stored, in the pages of its file."""
-    log.info("loading %s", checkpoint.file)
+    _announce(pipeline, checkpoint)
     return load_module(module, checkpoint, None, None, None if ahead is None else ahead.tensors)
+
+
+def _announce(pipeline: Pipeline, checkpoint: Checkpoint) -> None:
+    """A network is about to be loaded, and the last one is gone."""
+    give_back(pipeline.device)
+    log.info("loading %s", checkpoint.file)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -18,7 +18,6 @@ from tests.memory.streaming_work import TOY, toy_folder
 from wan_core import pipeline as pipeline_module
 from wan_core import placement
 from wan_core.checkpoints import open_checkpoint
-from wan_core.checkpoints.mapping import ReadAhead
 from wan_core.errors import WanError
 from wan_core.memory import HostMemory, Streamer, least_bytes, parse_size
 from wan_core.pipeline import encode_prompts, generate, load_pipeline, sample, with_lora
@@ -172,6 +171,23 @@ def test_the_text_encoder_is_gone_before_a_transformer_comes(pipeline, tmp_path,
     assert seen == [0] * 4
 
 
+def test_of_two_streamed_experts_the_first_is_gone_before_the_second_comes(pipeline, monkeypatch):
+    alive, seen, original = weakref.WeakSet(), [], pipeline_module.WanTransformer
+
+    def watched(*arguments, **more):
+        seen.append(len(alive))
+        alive.add(made := original(*arguments, **more))
+        return made
+
+    monkeypatch.setattr(pipeline_module, "WanTransformer", watched)
+    gc.disable()  # when it comes by is chance, and on a GPU too late
+    try:
+        latent_of(on_budget(pipeline, least(pipeline)[0]))
+        assert (seen, len(alive)) == ([0, 0], 0)
+    finally:
+        gc.enable()
+
+
 def test_the_next_expert_is_read_a_step_before_its_turn(pipeline, monkeypatch):
     events = []
     expect, at = pipeline_module.OneAtATime.expect, pipeline_module.OneAtATime.at
@@ -196,7 +212,7 @@ def test_the_next_expert_is_read_a_step_before_its_turn(pipeline, monkeypatch):
     ]  # fmt: skip
 
 
-def test_reading_ahead_brings_the_very_pages_and_stops_at_its_limit(folder, monkeypatch):
+def test_reading_ahead_brings_the_very_pages_and_stops_at_its_limit(folder):
     checkpoint = open_checkpoint(folder / "toy_t2v_low_noise.safetensors")
     ahead = checkpoint.read_ahead(2**40)
     ahead.wait()
@@ -204,14 +220,12 @@ def test_reading_ahead_brings_the_very_pages_and_stops_at_its_limit(folder, monk
     ahead.stop()
     del ahead
     gc.collect()
-    touched = []
-    monkeypatch.setattr("wan_core.checkpoints.mapping._will_need", touched.append)
     ahead = checkpoint.read_ahead(checkpoint.size // 2)
     ahead.wait()
-    assert 0 < len(touched) < len(checkpoint.header) * 0.8
+    assert 0.3 * checkpoint.size < ahead.read <= checkpoint.size // 2
     ahead = checkpoint.read_ahead(0)
     ahead.wait()
-    assert isinstance(ahead, ReadAhead)
+    assert ahead.read == 0
 
 
 def resident(path: Path) -> int:

@@ -81,7 +81,7 @@ class Checkpoint:
         infos = {name: self._file_header.tensors[self._stored[name]] for name in tensors}
         stored = {name: value if isinstance(value, Tensor) else value.data for name, value in tensors.items()}
         order = sorted(stored, key=lambda name: (str(infos[name].file), infos[name].begin))
-        return ReadAhead(tensors, [(infos[name], stored[name]) for name in order], limit)
+        return ReadAhead(tensors, [stored[name] for name in order], limit)
 
     def comfy_note(self, layer: str) -> Mapping[str, object] | None:
         """What the file says to ComfyUI's quantized layers about one layer, by its released name."""

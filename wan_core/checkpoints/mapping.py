@@ -6,11 +6,9 @@
 from __future__ import annotations
 
 import mmap
-import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -47,14 +45,13 @@ class ReadAhead:
     """Touches mapped tensors page by page in a thread, so that who computes with them waits for no disk.
 
     tensors: what the pages belong to, as `Checkpoint.load` gives it; load the network from these very ones,
-    since page tables belong to a mapping. pieces: where each lies, and its bytes, in the order to read them.
-    limit: bytes after which it stops, for pages beyond the machine's memory would push out others in use.
+    since page tables belong to a mapping. pieces: their bytes, in the order to read them. limit: bytes after
+    which it stops, for pages beyond the machine's memory would push out others in use.
     """
 
-    def __init__(
-        self, tensors: Mapping[str, object], pieces: Sequence[tuple[TensorInfo, Tensor]], limit: int
-    ) -> None:
+    def __init__(self, tensors: Mapping[str, object], pieces: Sequence[Tensor], limit: int) -> None:
         self.tensors = tensors
+        self.read = 0  # bytes so far
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=self._read, args=(pieces, limit), name="wancore-read-ahead", daemon=True
@@ -70,25 +67,16 @@ class ReadAhead:
         """Until all is read."""
         self._thread.join()
 
-    def _read(self, pieces: Sequence[tuple[TensorInfo, Tensor]], limit: int) -> None:
-        for index, (_, tensor) in enumerate(pieces):
-            if (limit := limit - tensor.nbytes) < 0:
+    def _read(self, pieces: Sequence[Tensor], limit: int) -> None:
+        for tensor in pieces:
+            if self.read + tensor.nbytes > limit:
                 return
-            for info, _ in pieces[index + 1 : index + 2]:
-                _will_need(info)
             flat = tensor.reshape(-1).view(torch.uint8)
             for start in range(0, len(flat), TOUCHED):
                 if self._stop.is_set():
                     return
                 flat[start : start + TOUCHED : mmap.PAGESIZE].max()
-
-
-def _will_need(info: TensorInfo) -> None:
-    """Have Linux read a tensor's part of its file, at the disk's full speed and without waiting."""
-    if not hasattr(os, "posix_fadvise"):
-        return
-    with suppress(OSError), info.file.open("rb") as file:  # a hint: who cannot be told reads by touching
-        os.posix_fadvise(file.fileno(), info.begin, info.end - info.begin, os.POSIX_FADV_WILLNEED)
+            self.read += tensor.nbytes
 
 
 def _map(path: Path) -> mmap.mmap:

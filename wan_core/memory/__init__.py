@@ -6,7 +6,7 @@ Nothing here knows a model or a file: it gets bytes, and modules whose weights l
 
 from __future__ import annotations
 
-from .budget import RESERVE, HostMemory, free_bytes, host_memory, parse_size, shown_size
+from .budget import RESERVE, HostMemory, free_bytes, give_back, host_memory, parse_size, shown_size
 from .choice import SLABS, Residence, Weights, choose, least_bytes, streamed_indices, weigh
 from .streamer import Streamer
 
@@ -19,6 +19,7 @@ __all__ = [
     "Weights",
     "choose",
     "free_bytes",
+    "give_back",
     "host_memory",
     "least_bytes",
     "parse_size",

@@ -59,6 +59,12 @@ def free_bytes(device: torch.device) -> int | None:
     return max(0, free + unused - RESERVE)
 
 
+def give_back(device: torch.device) -> None:
+    """Hand what torch has set aside on a GPU and does not use back to it, whole, before the next network."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def host_memory() -> HostMemory | None:
     """RAM, as Linux counts it; None elsewhere."""
     try:

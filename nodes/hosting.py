@@ -10,7 +10,8 @@ import logging
 import re
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,21 @@ log = logging.getLogger("wancore")
 # As Hugging Face's tools number them: model-00002-of-00006.safetensors.
 LATER_PIECE = re.compile(r"-(?!0*1-)\d+-of-\d+\.\w+$")
 
-# Layers that cast each weight to its input's dtype and device on use, and look for an interrupt each time.
-CORE_LAYERS = comfy.ops.manual_cast
+
+class CORE_LAYERS(comfy.ops.manual_cast):  # noqa: N801 (core names its own so)
+    """Layers that cast each weight to its input's dtype and device on use, and look for an interrupt then."""
+
+    @staticmethod
+    @contextmanager
+    def borrow(layer: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """A layer's (weight, bias) on `like`'s device in its dtype, wherever core keeps them."""
+        mm.throw_exception_if_processing_interrupted()
+        weight, bias, lent = comfy.ops.cast_bias_weight(layer, like, offloadable=True)
+        try:
+            yield weight, bias
+        finally:
+            comfy.ops.uncast_bias_weight(layer, weight, bias, lent)
+
 
 # The patchers in use, by what they were made of: who asks for the same once more shares them, so that core
 # neither loads nor pins one file's weights twice.

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from wan_core.models.rope import apply_rope, rope_table
 from wan_core.models.transformer import time_sinusoid
 from wan_core.models.vae_2_2 import average_down, patchify, repeat_up, unpatchify
-from wan_core.models.vae_layers import RMSNorm
+from wan_core.models.vae_layers import RMSNorm, to_list, to_tensor
 
 
 @pytest.fixture(scope="module")
@@ -35,22 +35,25 @@ def test_rope_on_a_grid(golden, head_dim):
 
 
 def test_vae_norm(golden):
-    normed = RMSNorm(golden["norm.vae_gamma"])(golden["norm.vae_x"])
+    normed = RMSNorm(golden["norm.vae_gamma"])(golden["norm.vae_x"].movedim(1, -1)).movedim(-1, 1)
     torch.testing.assert_close(normed, golden["norm.vae_out"], rtol=0, atol=1e-6)
 
 
 def test_vae_2_2_shortcut_down(golden):
     """Three frames in twos: a frame of zeros comes first."""
-    x = golden["vae22.x"]
-    assert_close(average_down(x, 4, frames=1, cells=2), golden["vae22.avgdown_t1s2_out4"])
-    assert_close(average_down(x, 8, frames=2, cells=2), golden["vae22.avgdown_t2s2_out8"])
+    x = to_list(golden["vae22.x"])
+    assert_close(to_tensor(average_down(x, 4, frames=1, cells=2)), golden["vae22.avgdown_t1s2_out4"])
+    assert_close(to_tensor(average_down(x, 8, frames=2, cells=2)), golden["vae22.avgdown_t2s2_out8"])
 
 
-def test_vae_2_2_shortcut_up(golden):
-    x = golden["vae22.x"]
-    assert torch.equal(repeat_up(x, 4, frames=1, starts=True), golden["vae22.dupup_t1s2_out4"])
-    assert torch.equal(repeat_up(x, 2, frames=2, starts=False), golden["vae22.dupup_t2s2_out2"])
-    assert torch.equal(repeat_up(x, 2, frames=2, starts=True), golden["vae22.dupup_t2s2_out2_first"])
+@pytest.mark.parametrize(
+    ("name", "frames", "starts"),
+    [("t1s2_out4", 1, True), ("t2s2_out2", 2, False), ("t2s2_out2_first", 2, True)],
+)
+def test_vae_2_2_shortcut_up(golden, name, frames, starts):
+    expected = golden[f"vae22.dupup_{name}"]
+    nothing = [torch.zeros_like(frame) for frame in to_list(expected)]
+    assert torch.equal(to_tensor(repeat_up(to_list(golden["vae22.x"]), nothing, frames, starts)), expected)
 
 
 def test_vae_2_2_patches(golden):

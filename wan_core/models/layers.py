@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -85,6 +86,12 @@ class CastingLayers:
     class Conv3d(nn.Conv3d):
         def forward(self, x: Tensor) -> Tensor:
             return self._conv_forward(x, self.weight.to(x.dtype), _to(self.bias, x))
+
+    @staticmethod
+    @contextmanager
+    def borrow(layer: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """A layer's (weight, bias) on `like`'s device in its dtype, for kernels that are not the layer's."""
+        yield layer.weight.to(like), None if layer.bias is None else layer.bias.to(like)
 
     class LayerNorm(nn.LayerNorm):
         def forward(self, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Source: the released `wan/modules/vae2_1.py` and `Wan2.1_VAE.pth`; state-dict ke
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -21,8 +22,13 @@ from .vae_layers import (
     Upsample,
     causal_conv,
     head,
+    in_parts,
     middle,
     run_head,
+    streaming,
+    through,
+    to_list,
+    to_tensor,
 )
 from .video_vae import VideoVAE
 
@@ -76,14 +82,16 @@ class Encoder(nn.Module):
             if stage < len(config.dim_mult) - 1:
                 layers.append(Downsample(dim_out, config.temporal_downsample[stage], make))
         self.downsamples = nn.Sequential(*layers)
+        self.widest = config.num_res_blocks  # layers of the first stage, which work on whole pixels
         self.middle = middle(dims[-1], make)
         self.head = head(dims[-1], 2 * config.latent_channels, make)
 
     def forward(self, x: Tensor, memory: Memory | None) -> Tensor:
-        x = causal_conv(self.conv1, x, memory)
-        for layer in (*self.downsamples, *self.middle):
-            x = layer(x, memory)
-        return run_head(self.head, x, memory)
+        start, end = partial(causal_conv, self.conv1), partial(run_head, self.head)
+        with streaming(memory):
+            frames = in_parts([start, *self.downsamples[: self.widest]], to_list(x), memory)
+            frames = through([*self.downsamples[self.widest :], *self.middle, end], frames, memory)
+            return to_tensor(frames)
 
 
 class Decoder(nn.Module):
@@ -107,7 +115,6 @@ class Decoder(nn.Module):
         self.head = head(dims[-1], 3, make)
 
     def forward(self, x: Tensor, memory: Memory | None) -> Tensor:
-        x = causal_conv(self.conv1, x, memory)
-        for layer in (*self.middle, *self.upsamples):
-            x = layer(x, memory)
-        return run_head(self.head, x, memory)
+        start, end = partial(causal_conv, self.conv1), partial(run_head, self.head)
+        with streaming(memory):
+            return to_tensor(in_parts([start, *self.middle, *self.upsamples, end], to_list(x), memory))

@@ -8,25 +8,32 @@ weights that averages groups of channels on the way down and repeats channels on
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
+from itertools import pairwise, product
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from .layers import casting_ops
 from .vae_layers import (
     Downsample,
+    Frames,
     Maker,
     Memory,
     ResidualBlock,
     Upsample,
+    added,
     causal_conv,
     head,
+    in_parts,
     middle,
     run_head,
+    streaming,
+    through,
+    to_list,
+    to_tensor,
 )
 from .video_vae import VideoVAE
 
@@ -87,10 +94,10 @@ class Encoder(nn.Module):
         self.head = head(dims[-1], 2 * config.latent_channels, make)
 
     def forward(self, x: Tensor, memory: Memory | None) -> Tensor:
-        x = causal_conv(self.conv1, patchify(x), memory)
-        for layer in (*self.downsamples, *self.middle):
-            x = layer(x, memory)
-        return run_head(self.head, x, memory)
+        start, end = partial(causal_conv, self.conv1), partial(run_head, self.head)
+        with streaming(memory):
+            frames = in_parts([start], to_list(patchify(x)), memory)
+            return to_tensor(through([*self.downsamples, *self.middle, end], frames, memory))
 
 
 class Decoder(nn.Module):
@@ -111,10 +118,10 @@ class Decoder(nn.Module):
         self.head = head(dims[-1], PATCH_CHANNELS, make)
 
     def forward(self, x: Tensor, memory: Memory | None) -> Tensor:
-        x = causal_conv(self.conv1, x, memory)
-        for layer in (*self.middle, *self.upsamples):
-            x = layer(x, memory)
-        return unpatchify(run_head(self.head, x, memory))
+        start, end = partial(causal_conv, self.conv1), partial(run_head, self.head)
+        with streaming(memory):
+            frames = in_parts([start, *self.middle, *self.upsamples, end], to_list(x), memory)
+            return unpatchify(to_tensor(frames))
 
 
 class DownStage(nn.Module):
@@ -132,11 +139,11 @@ class DownStage(nn.Module):
         self.frames = 2 if temporal else 1
         self.cells = 1 if temporal is None else 2
 
-    def forward(self, x: Tensor, memory: Memory | None) -> Tensor:
+    def forward(self, x: Frames, memory: Memory | None) -> Frames:
         shortcut = average_down(x, self.dim_out, self.frames, self.cells)
         for layer in self.downsamples:
             x = layer(x, memory)
-        return x + shortcut
+        return [added(short, frame, memory) for short, frame in zip(shortcut, x, strict=True)]
 
 
 class UpStage(nn.Module):
@@ -154,34 +161,52 @@ class UpStage(nn.Module):
         self.frames = 2 if temporal else 1
         self.has_shortcut = temporal is not None
 
-    def forward(self, x: Tensor, memory: Memory | None) -> Tensor:
-        starts = memory is None or self.upsamples[-1] not in memory
+    def forward(self, x: Frames, memory: Memory | None) -> Frames:
+        starts = memory is None or self.upsamples[-1] not in memory.frames
         h = x
         for layer in self.upsamples:
             h = layer(h, memory)
-        # after the layers: at full size the repeated input is the largest thing here
-        return h + repeat_up(x, self.dim_out, self.frames, starts) if self.has_shortcut else h
+        return repeat_up(x, h, self.frames, starts) if self.has_shortcut else h
 
 
-def average_down(x: Tensor, channels: int, frames: int, cells: int) -> Tensor:
+def average_down(x: Frames, channels: int, frames: int, cells: int) -> Frames:
     """Blocks of `frames` x `cells` x `cells` become channels, and groups of those their mean.
 
-    (B, C, T, H, W) to (B, channels, T / frames, H / cells, W / cells). The frame that starts a clip has a
-    frame of zeros before it; chunks after the first have an even number.
+    T frames (B, H, W, C) to T / frames of (B, H / cells, W / cells, channels). The frame that starts a clip
+    has a frame of zeros before it; chunks after the first have an even number.
     """
-    x = F.pad(x, (0, 0, 0, 0, x.shape[2] % frames, 0))
-    x = rearrange(x, "b c (t f) (h p) (w q) -> b (c f p q) t h w", f=frames, p=cells, q=cells)
-    return x.unflatten(1, (channels, -1)).mean(dim=2)
+    if len(x) % frames:
+        x = [torch.zeros_like(x[0]), *x]
+    blocks = [torch.stack(x[start : start + frames], dim=1) for start in range(0, len(x), frames)]
+    shape = "b f (h p) (w q) c -> b h w (c f p q)"
+    columns = [rearrange(block, shape, p=cells, q=cells) for block in blocks]
+    return [column.unflatten(-1, (channels, -1)).mean(dim=-1) for column in columns]
 
 
-def repeat_up(x: Tensor, channels: int, frames: int, starts: bool) -> Tensor:
-    """Repeated channels become blocks of `frames` x 2 x 2; a clip's first frame stays one frame.
+def repeat_up(x: Frames, h: Frames, frames: int, starts: bool) -> Frames:
+    """`h` with blocks of `frames` x 2 x 2 of x's repeated channels added, in place where no gradient flows.
 
-    (B, C, T, H, W) to (B, channels, T * frames, 2H, 2W), without the first frames - 1 where x starts a clip.
+    T frames x (B, H, W, C) and T * frames of h (B, 2H, 2W, channels); where x starts a clip, its first frame
+    stays one frame: the last of its block.
     """
-    x = x.repeat_interleave(channels * frames * 4 // x.shape[1], dim=1)
-    x = rearrange(x, "b (c f p q) t h w -> b c (t f) (h p) (w q)", f=frames, p=2, q=2)
-    return x[:, :, frames - 1 :] if starts else x
+    blocks = [(frame, index) for frame in x for index in range(frames)]
+    out = []
+    for (frame, index), target in zip(blocks[frames - 1 if starts else 0 :], h, strict=True):
+        target = target.clone() if torch.is_grad_enabled() else target
+        for p, q in product((0, 1), repeat=2):
+            part = _repeated(frame, target.shape[-1], frames, (index * 2 + p) * 2 + q)
+            target[:, p::2, q::2] += part
+        out.append(target)
+    return out
+
+
+def _repeated(frame: Tensor, channels: int, frames: int, place: int) -> Tensor:
+    """The channels at one place of `repeat_up`'s blocks: some of them, or each several times."""
+    width = frame.shape[-1]
+    if channels >= width:
+        return frame.repeat_interleave(channels // width, dim=-1)
+    step = width // channels
+    return frame[..., place * step // (4 * frames) :: step]
 
 
 def patchify(video: Tensor) -> Tensor:

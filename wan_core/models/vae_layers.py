@@ -1,23 +1,48 @@
 """Layers of both Wan video VAEs: causal convolutions with a memory, residual, attention, resampling.
 
 Source: the released `wan/modules/vae2_1.py` and `vae2_2.py`; attribute names are keys of the released files.
-A layer treats "the chunk that starts the clip" and "a later chunk" by the same code, so a clip pushed through
-whole (`memory` None) and a clip pushed through in chunks give the same numbers.
+A clip goes through as a list of frames, channels last. With a `Memory` it comes in chunks and nothing is kept
+that is not needed again; without one it comes whole and gradients flow. The numbers are the same.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
+from . import convolutions
+from .layers import linear
+from .winograd import Scratch
 
-class Memory(dict[nn.Module, Tensor]):
+Frames = list[Tensor]  # one (B, H, W, C) for each frame
+
+NORM_ELEMENTS = 2**18  # normalized at one time on a CPU: 1 MB, which its cache holds; 64 times that elsewhere
+QUERIES = 4096  # that look at a frame at one time, for kernels that write the scores down
+LARGE_FRAME = 2**22  # bytes: layers that would hold several such frames take them one or two at a time
+
+
+Layer = Callable[[Frames, "Memory | None"], Frames]
+
+
+class Memory:
     """What each causal layer remembers between two chunks of one clip: its last one or two input frames."""
+
+    def __init__(self) -> None:
+        self.frames: dict[nn.Module, Frames] = {}
+        self.scratch = Scratch()
+
+    def fork(self) -> Memory:
+        """A memory of the same past, for another future."""
+        twin = Memory()
+        twin.frames = {layer: [frame.clone() for frame in past] for layer, past in self.frames.items()}
+        return twin
 
 
 class ResidualBlock(nn.Module):
@@ -36,11 +61,14 @@ class ResidualBlock(nn.Module):
         )
         self.shortcut = make.conv3d(dim_in, dim_out, 1) if dim_in != dim_out else nn.Identity()
 
-    def forward(self, x: Tensor, memory: Memory | None) -> Tensor:
-        norm1, act1, conv1, norm2, act2, _, conv2 = self.residual
-        h = causal_conv(conv1, act1(norm1(x)), memory)
-        h = causal_conv(conv2, act2(norm2(h)), memory)
-        return h + self.shortcut(x)
+    def forward(self, x: Frames, memory: Memory | None) -> Frames:
+        norm1, _, conv1, norm2, _, _, conv2 = self.residual
+        h = causal_conv(conv1, [norm1(frame, silu=True) for frame in x], memory)
+        h = causal_conv(conv2, [norm2(frame, silu=True, over=memory is not None) for frame in h], memory)
+        return [added(out, self._shortcut(frame), memory) for out, frame in zip(h, x, strict=True)]
+
+    def _shortcut(self, frame: Tensor) -> Tensor:
+        return frame if isinstance(self.shortcut, nn.Identity) else pointwise(self.shortcut, frame)
 
 
 class AttentionBlock(nn.Module):
@@ -52,13 +80,15 @@ class AttentionBlock(nn.Module):
         self.to_qkv = make.conv2d(dim, 3 * dim, 1)
         self.proj = make.conv2d(dim, dim, 1)
 
-    def forward(self, x: Tensor, memory: Memory | None) -> Tensor:  # noqa: ARG002 (one signature for all blocks)
-        batch, _, _, height, width = x.shape
-        frames = rearrange(x, "b c t h w -> (b t) c h w")
-        qkv = rearrange(self.to_qkv(self.norm(frames)), "n c h w -> n 1 (h w) c")
-        out = F.scaled_dot_product_attention(*qkv.chunk(3, dim=-1))
-        out = self.proj(rearrange(out, "n 1 (h w) c -> n c h w", h=height, w=width))
-        return x + rearrange(out, "(b t) c h w -> b c t h w", b=batch)
+    def forward(self, x: Frames, memory: Memory | None) -> Frames:
+        return [added(self._attend(frame), frame, memory) for frame in x]
+
+    def _attend(self, frame: Tensor) -> Tensor:
+        qkv = pointwise(self.to_qkv, self.norm(frame)).flatten(1, 2).unsqueeze(1)
+        q, k, v = qkv.chunk(3, dim=-1)
+        parts = [F.scaled_dot_product_attention(part, k, v) for part in q.split(QUERIES, dim=2)]
+        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+        return pointwise(self.proj, out.view(frame.shape))
 
 
 class Downsample(nn.Module):
@@ -69,18 +99,23 @@ class Downsample(nn.Module):
         self.resample = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), make.conv2d(dim, dim, 3, stride=2))
         self.time_conv = make.time_conv(dim, dim, stride=2) if temporal else None
 
-    def forward(self, x: Tensor, memory: Memory | None) -> Tensor:
-        x = per_frame(self.resample, x)
+    def forward(self, x: Frames, memory: Memory | None) -> Frames:
+        x = per_frame(self.resample, convolutions.downsampled, x, memory)
         if self.time_conv is None:
             return x
-        before = None if memory is None else memory.get(self)
+        before = [] if memory is None else memory.frames.get(self, [])
         if memory is not None:
-            memory[self] = x[:, :, -1:].clone()
-        if before is not None:
-            return self.time_conv(torch.cat((before, x), dim=2))
-        if x.shape[2] == 1:
-            return x
-        return torch.cat((x[:, :, :1], self.time_conv(x)), dim=2)
+            memory.frames[self] = x[-1:]
+        if before:
+            return self._halved([*before, *x], memory)
+        return x[:1] + self._halved(x, memory)
+
+    def _halved(self, x: Frames, memory: Memory | None) -> Frames:
+        triples = [x[start : start + 3] for start in range(0, len(x) - 2, 2)]
+        if memory is None:
+            return [joined(self.time_conv, triple)[0] for triple in triples]
+        with self.time_conv.borrow(x[0]) as (weight, bias):
+            return [convolutions.single(triple, weight, bias, memory.scratch) for triple in triples]
 
 
 class Upsample(nn.Module):
@@ -94,23 +129,24 @@ class Upsample(nn.Module):
         )
         self.time_conv = make.time_conv(dim_in, 2 * dim_in) if temporal else None
 
-    def forward(self, x: Tensor, memory: Memory | None) -> Tensor:
+    def forward(self, x: Frames, memory: Memory | None) -> Frames:
         if self.time_conv is not None:
             x = self._double_frames(x, memory)
-        return per_frame(self.resample, x)
+        return per_frame(self.resample, convolutions.upsampled, x, memory)
 
-    def _double_frames(self, x: Tensor, memory: Memory | None) -> Tensor:
+    def _double_frames(self, x: Frames, memory: Memory | None) -> Frames:
         # The clip's first latent frame stays one frame and is no history for the next: the released
         # decoder gives the second latent frame two frames of zeros before it.
-        starts = memory is None or self not in memory
-        first, rest = (x[:, :, :1], x[:, :, 1:]) if starts else (None, x)
+        starts = memory is None or self not in memory.frames
+        first, rest = (x[:1], x[1:]) if starts else ([], x)
         if memory is not None and starts:
-            memory[self] = torch.zeros_like(first).expand(-1, -1, 2, -1, -1)
-        if rest.shape[2] == 0:
-            return x
+            memory.frames[self] = []
+        if not rest:
+            return first
         doubled = causal_conv(self.time_conv, rest, memory, owner=self)
-        doubled = rearrange(doubled, "b (two c) t h w -> b c (t two) h w", two=2)
-        return doubled if first is None else torch.cat((first, doubled), dim=2)
+        # a view of a frame would keep its twin alive
+        halves = [half for frame in doubled for half in frame.chunk(2, dim=-1)]
+        return first + halves
 
 
 class RMSNorm(nn.Module):
@@ -120,22 +156,115 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.gamma = nn.Parameter(gamma)
 
-    def forward(self, x: Tensor) -> Tensor:
-        scale = self.gamma.to(device=x.device, dtype=torch.float32) * x.shape[1] ** 0.5
-        x32 = x.float()
-        # sum of squares rather than F.normalize: its strided vector norm took 42% of a CPU pass
-        length = x32.square().sum(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
-        return (x32 / length * scale).to(x.dtype)
+    def forward(self, x: Tensor, silu: bool = False, over: bool = False) -> Tensor:
+        """(..., C), with `silu` after it; `over` x itself, where no gradient is recorded."""
+        gamma = self.gamma.to(device=x.device, dtype=torch.float32).flatten()
+        if torch.is_grad_enabled():
+            return self._whole(x, gamma, silu)
+        out = x if over else torch.empty_like(x)
+        rows = NORM_ELEMENTS * (1 if x.device.type == "cpu" else 64) // len(gamma)
+        for part, to in zip(*(t.view(-1, len(gamma)).split(rows) for t in (x, out)), strict=True):
+            to.copy_(self._whole(part, gamma, silu))
+        return out
+
+    @staticmethod
+    def _whole(x: Tensor, gamma: Tensor, silu: bool) -> Tensor:
+        # The released 1e-12 is of the length, not of its mean square.
+        y = F.rms_norm(x.float(), gamma.shape, gamma, eps=1e-24 / len(gamma))
+        return (F.silu(y, inplace=not torch.is_grad_enabled()) if silu else y).to(x.dtype)
 
 
-def causal_conv(conv: nn.Module, x: Tensor, memory: Memory | None, owner: nn.Module | None = None) -> Tensor:
-    """A 3-frame convolution that sees the two frames before `x`: remembered, or zeros at the start."""
-    key = owner or conv
-    before = None if memory is None else memory.get(key)
-    padded = F.pad(x, (0, 0, 0, 0, 2, 0)) if before is None else torch.cat((before, x), dim=2)
-    if memory is not None:
-        memory[key] = padded[:, :, -2:].clone()  # a copy: a view would keep the whole chunk alive
-    return conv(padded)
+def causal_conv(conv: nn.Module, x: Frames, memory: Memory | None, owner: nn.Module | None = None) -> Frames:
+    """A 3-frame convolution that sees the two frames before `x`: remembered, or zeros at the start.
+
+    With a memory it keeps the frames of `x` or overwrites them: they are the caller's no more.
+    """
+    if memory is None:
+        zeros = torch.zeros_like(x[0])
+        return joined(conv, [zeros, zeros, *x])
+    seen = [*memory.frames.pop(owner or conv, []), *x]
+    with conv.borrow(x[0]) as (weight, bias):
+        convolutions.causal(seen, len(x), weight, bias, memory.scratch)
+    memory.frames[owner or conv] = seen[len(x) :]
+    return seen[: len(x)]
+
+
+def joined(conv: nn.Module, x: Frames) -> Frames:
+    """A 3-dimensional convolution of all frames at once, without padding in time."""
+    return list(conv(torch.stack(x, dim=1).movedim(-1, 1)).movedim(1, -1).unbind(1))
+
+
+def pointwise(conv: nn.Module, frame: Tensor) -> Tensor:
+    """A convolution of kernel 1: a linear layer over the channels."""
+    with conv.borrow(frame) as (weight, bias):
+        return linear(frame, weight.flatten(1), bias)
+
+
+def per_frame(
+    resample: nn.Sequential, kernel: Callable[..., Tensor], x: Frames, memory: Memory | None
+) -> Frames:
+    """A padding or upsampling with the convolution after it, frame by frame; `kernel` is both in one."""
+    if memory is None:
+        return [resample(frame.movedim(-1, 1)).movedim(1, -1) for frame in x]
+    with resample[1].borrow(x[0]) as (weight, bias):
+        return [kernel(frame, weight, bias, memory.scratch) for frame in x]
+
+
+@contextmanager
+def streaming(memory: Memory | None) -> Iterator[None]:
+    """With a memory frames are overwritten: no gradients, no tensors of inference mode, frozen outside it."""
+    if memory is None:
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def added(out: Tensor, x: Tensor, memory: Memory | None) -> Tensor:
+    """out + x, in place unless gradients may flow."""
+    return out + x if memory is None else out.add_(x)
+
+
+def through(layers: Sequence[Layer], x: Frames, memory: Memory | None) -> Frames:
+    """Layers one after the other."""
+    for layer in layers:
+        x = layer(x, memory)
+    return x
+
+
+def in_parts(layers: Sequence[Layer], x: Frames, memory: Memory | None) -> Frames:
+    """`through`, but large frames of a chunk go through all the layers left, a few at a time.
+
+    `x` is used up. For layers that need no frames but those before.
+    """
+    for index, layer in enumerate(layers):
+        few = _at_once(x, memory)
+        if len(x) > few:
+            rest, out = layers[index:], []
+            while x:
+                part = x[:few]
+                del x[:few]
+                out += in_parts(rest, part, memory)
+            return out
+        x = layer(x, memory)
+    return x
+
+
+def _at_once(x: Frames, memory: Memory | None) -> int:
+    """How many of these frames go together: Winograd on a CPU is best at two."""
+    if memory is None or x[0].numel() * x[0].element_size() < LARGE_FRAME:
+        return len(x)
+    return 2 if x[0].device.type == "cpu" else 1
+
+
+def to_list(x: Tensor) -> Frames:
+    """(B, C, T, H, W) to frames, in new memory."""
+    return [frame.clone(memory_format=torch.contiguous_format) for frame in x.permute(2, 0, 3, 4, 1)]
+
+
+def to_tensor(frames: Frames) -> Tensor:
+    """Frames to (B, C, T, H, W)."""
+    return torch.stack(frames, dim=2).permute(0, 4, 2, 1, 3)
 
 
 @dataclass(frozen=True)
@@ -148,16 +277,19 @@ class Maker:
 
     def conv3d(self, dim_in: int, dim_out: int, kernel: int) -> nn.Module:
         padding = (0, kernel // 2, kernel // 2)  # rows and columns only: time is padded by `causal_conv`
-        return self.ops.Conv3d(dim_in, dim_out, kernel, padding=padding, device=self.device, dtype=self.dtype)
+        return self._layer("Conv3d", dim_in, dim_out, kernel, padding=padding)
 
     def time_conv(self, dim_in: int, dim_out: int, stride: int = 1) -> nn.Module:
         kernel, strides = (3, 1, 1), (stride, 1, 1)
-        return self.ops.Conv3d(dim_in, dim_out, kernel, stride=strides, device=self.device, dtype=self.dtype)
+        return self._layer("Conv3d", dim_in, dim_out, kernel, stride=strides)
 
     def conv2d(self, dim_in: int, dim_out: int, kernel: int, stride: int = 1, padding: int = 0) -> nn.Module:
-        return self.ops.Conv2d(
-            dim_in, dim_out, kernel, stride=stride, padding=padding, device=self.device, dtype=self.dtype
-        )
+        return self._layer("Conv2d", dim_in, dim_out, kernel, stride=stride, padding=padding)
+
+    def _layer(self, kind: str, *sizes: Any, **options: Any) -> nn.Module:
+        layer = getattr(self.ops, kind)(*sizes, device=self.device, dtype=self.dtype, **options)
+        layer.borrow = MethodType(self.ops.borrow, layer)
+        return layer
 
     def norm(self, dim: int, frames: bool) -> RMSNorm:
         shape = (dim, 1, 1, 1) if frames else (dim, 1, 1)
@@ -174,11 +306,6 @@ def head(dim_in: int, dim_out: int, make: Maker) -> nn.Sequential:
     return nn.Sequential(make.norm(dim_in, frames=True), nn.SiLU(), make.conv3d(dim_in, dim_out, 3))
 
 
-def run_head(head: nn.Sequential, x: Tensor, memory: Memory | None) -> Tensor:
-    norm, act, conv = head
-    return causal_conv(conv, act(norm(x)), memory)
-
-
-def per_frame(layer: nn.Module, x: Tensor) -> Tensor:
-    frames = layer(rearrange(x, "b c t h w -> (b t) c h w"))
-    return rearrange(frames, "(b t) c h w -> b c t h w", b=x.shape[0])
+def run_head(head: nn.Sequential, x: Frames, memory: Memory | None) -> Frames:
+    norm, _, conv = head
+    return causal_conv(conv, [norm(frame, silu=True, over=memory is not None) for frame in x], memory)

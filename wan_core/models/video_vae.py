@@ -63,9 +63,8 @@ class VideoVAE(nn.Module):
         """The decoded video a latent frame at a time: 1 frame, then 4 each, (B, 3, 1 or 4, H, W)."""
         self._check("latent", latent, self.config.latent_channels)
         memory = Memory()
-        latent = self.conv2(latent)
-        for index in range(latent.shape[2]):
-            yield self.decoder(latent[:, :, index : index + 1], memory)
+        for frame in latent.split(1, dim=2):
+            yield self.decoder(self.conv2(frame), memory)
 
     def encode_whole(self, video: Tensor) -> Tensor:
         """`encode` of 4n+1 frames without chunks, for training: same numbers, more memory, one graph."""

@@ -137,7 +137,7 @@ def encoded(vae: VideoVAE, scenes: list[Scene], with_images: bool) -> dict[str, 
         grey = torch.zeros(1, 3, vae.stride[0], 96, 96)
         blank = [vae.encoder(grey[:, :, :1], grey_memory)]
         blank += [vae.encoder(grey, grey_memory) for _ in range(groups - 1)]
-        blank_last = vae.encoder(grey, Memory(grey_memory))
+        blank_last = vae.encoder(grey, grey_memory.fork())
     for scene in scenes:
         video = torch.from_numpy(draw_clip(scene)).permute(3, 0, 1, 2)[None] * 2 - 1
         found["clips"].append(_finished(vae, [vae.encoder(video, None)]))
@@ -147,9 +147,9 @@ def encoded(vae: VideoVAE, scenes: list[Scene], with_images: bool) -> dict[str, 
         start = [vae.encoder(video[:, :, :1], memory)]
         start += [vae.encoder(grey, memory) for _ in range(groups - 1)]
         end = torch.cat([grey[:, :, 1:], video[:, :, -1:]], dim=2)
-        found["start"].append(_finished(vae, [*start, vae.encoder(grey, Memory(memory))]))
+        found["start"].append(_finished(vae, [*start, vae.encoder(grey, memory.fork())]))
         found["both_last"].append(_finished(vae, [vae.encoder(end, memory)])[:, 0])
-        found["end_last"].append(_finished(vae, [vae.encoder(end, Memory(grey_memory))])[:, 0])
+        found["end_last"].append(_finished(vae, [vae.encoder(end, grey_memory.fork())])[:, 0])
     tensors = {name: torch.stack(latents) for name, latents in found.items()}
     if with_images:
         tensors["grey"] = _finished(vae, [*blank, blank_last])

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..models.layers import CastingLayers
 from ..models.vae import make_vae
 from ..models.vae_2_1 import VAEConfig
 from ..models.vae_2_2 import VAE22Config
@@ -141,6 +142,7 @@ class TrainingOps:
     """`torch.nn`, with a 3-D convolution that skips the all-zero history of single-frame batches."""
 
     Conv2d = nn.Conv2d
+    borrow = staticmethod(CastingLayers.borrow)
     single_frames = False
 
     class Conv3d(nn.Conv3d):

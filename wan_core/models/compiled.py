@@ -31,10 +31,8 @@ class Compiling:
         """Compile nothing more of this network, and say so."""
         self.failed = True
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        # The first says who failed, the second why.
-        log.warning(
-            "compile: %s; the model runs uncompiled", " ".join(lines[:2])[:300] or type(error).__name__
-        )
+        why = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])[:300]
+        log.warning("compile: %s; the model runs uncompiled", why or type(error).__name__)
 
     def found_hooks(self) -> None:
         """Say, once, that a LoRA is in the way."""

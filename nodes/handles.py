@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -215,10 +216,13 @@ class VAEHandle(Hosted):
         """16 of a Wan2.1 VAE, 48 of a Wan2.2 VAE; core's VAE has it under this name, too."""
         return self.module.config.latent_channels
 
-    def encode(self, video: Tensor) -> Tensor:
-        """Video (1, 3, T, H, W) in -1..1 to the raw latent (1, C, (T - 1) / 4 + 1, h, w)."""
-        self.load("VAE", encode_bytes(self.module.config, video.shape))
-        return resting(self.module.encode(video.to(self.device, torch.float32)))
+    def encode(self, chunks: Iterable[Tensor]) -> Tensor:
+        """A video in chunks (1, 3, 1 or 4, H, W) in -1..1 to the raw latent (1, C, chunks, h, w)."""
+        chunks = iter(chunks)
+        first = next(chunks)
+        self.load("VAE", encode_bytes(self.module.config, first.shape))
+        moved = (chunk.to(self.device, torch.float32) for chunk in itertools.chain([first], chunks))
+        return resting(self.module.encode_chunks(moved))
 
     def check_channels(self, latent: Tensor) -> None:
         """Refuse a raw latent (1, C, F, h, w) of another model's VAE. Raises WanError."""
@@ -252,7 +256,7 @@ def decode_bytes(config: VAEConfig | VAE22Config, height: int, width: int) -> in
 
 
 def encode_bytes(config: VAEConfig | VAE22Config, video: torch.Size) -> int:
-    """What encoding a video (1, 3, T, H, W) holds: itself, and four of its frames at full width, as above."""
+    """What encoding a chunk (1, 3, T, H, W) holds: itself, and four of its frames at full width, as above."""
     points = video[-2] * video[-1] // (4 if isinstance(config, VAE22Config) else 1)  # it joins 2 x 2 pixels
     return 15 * 4 * (4 * config.dim) * points + 4 * math.prod(video)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import comfy.sd
 import torch
 from comfy_api.latest import io
@@ -155,11 +157,12 @@ def cropped(picture: Tensor | None, width: int, height: int) -> Tensor | None:
 
 
 def encoder(vae: VAEHandle | comfy.sd.VAE) -> Encode:
-    """Video (1, 3, T, H, W) in -1..1 to the normalised latent, by either kind of VAE."""
+    """Chunks of a video in -1..1 to the normalised latent, by either kind of VAE."""
 
-    def encode(video: Tensor) -> Tensor:
+    def encode(chunks: Iterable[Tensor]) -> Tensor:
         if isinstance(vae, VAEHandle):
-            return normalize_latent(vae.encode(video))
+            return normalize_latent(vae.encode(chunks))
+        video = torch.cat(list(chunks), dim=2)
         frames = video[0].permute(1, 2, 3, 0).add(1.0).div(2.0)  # core's takes (T, H, W, 3) in 0..1
         return normalize_latent(vae.encode(frames).float())
 

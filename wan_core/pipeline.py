@@ -15,7 +15,7 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,9 +234,9 @@ def encode_images(pipeline: Pipeline, request: Request) -> Conditioning:
         return Conditioning()
     vae = _load_vae(pipeline)
 
-    def encode(video: Tensor) -> Tensor:
+    def encode(chunks: Iterable[Tensor]) -> Tensor:
         with torch.no_grad():
-            return normalize_latent(vae.encode(video.to(pipeline.device)))
+            return normalize_latent(vae.encode_chunks(chunk.to(pipeline.device) for chunk in chunks))
 
     width, height = request.size(variant)
     return variant.prepare(start, end, request.frames, height, width, encode)

@@ -67,7 +67,9 @@ def image_to_video() -> dict[str, Any]:
 def text_and_image_to_video() -> dict[str, Any]:
     """TI2V-5B with a start image. Core's Wan2.2 VAE knows the released size only, so ours encodes for it."""
     vae = inside.handles.load_vae(VAE_2_2)
-    core = SimpleNamespace(encode=lambda images: vae.encode(images.permute(3, 0, 1, 2).unsqueeze(0) * 2 - 1))
+    core = SimpleNamespace(
+        encode=lambda images: vae.encode([images.permute(3, 0, 1, 2).unsqueeze(0) * 2 - 1])
+    )
     model, core_model = inside.handles.load_model(TI2V, None, None), load_in_core(TI2V)
     start = picture("left")
     mine = our_node(vae, start, None)

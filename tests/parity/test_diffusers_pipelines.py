@@ -98,7 +98,7 @@ def both(case, variant, vae, pipeline, end_seed=None):
         schedule,
         plan_experts(schedule.timesteps, variant.boundary),
         conditioning=variant.prepare(
-            start, end, FRAMES, HEIGHT, WIDTH, lambda video: normalize_latent(vae.encode(video))
+            start, end, FRAMES, HEIGHT, WIDTH, lambda chunks: normalize_latent(vae.encode_chunks(chunks))
         ),
     )
     text_len = case.meta["config"]["text_len"]

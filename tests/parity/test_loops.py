@@ -138,7 +138,7 @@ def test_i2v_from_a_picture_to_the_video():
     case, vae = Case("i2v"), tiny_vae()
     width, height = case.size(I2V_A14B)
     given = I2V_A14B.prepare(
-        case.picture, None, FRAMES, height, width, lambda video: normalize_latent(vae.encode(video))
+        case.picture, None, FRAMES, height, width, lambda chunks: normalize_latent(vae.encode_chunks(chunks))
     )
     close(given.channels[0], case["y"])
     experts = Loaded(case)
@@ -166,8 +166,8 @@ def test_ti2v_from_a_picture_keeps_its_first_frame_clean():
     case, encoded = Case("ti2v"), []
     width, height = case.size(TI2V_5B)
 
-    def encode(video):
-        encoded.append(video[0])
+    def encode(chunks):
+        encoded.extend(chunk[0] for chunk in chunks)
         return case["vae_encode_output"].unsqueeze(0)
 
     given = TI2V_5B.prepare(case.picture, None, FRAMES, height, width, encode)

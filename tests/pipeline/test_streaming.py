@@ -10,7 +10,8 @@ import torch
 
 from bench.live import LiveBytes
 from wan_core.media.mp4 import write_mp4
-from wan_core.pipeline import Pipeline, decode, load_pipeline
+from wan_core.pipeline import Pipeline, decode, encode_images, load_pipeline
+from wan_core.request import Request
 from wan_core.tiny import weights_dir
 
 SIDE = 32  # pixels
@@ -33,6 +34,24 @@ def test_a_long_video_takes_the_memory_of_a_short_one(pipeline: Pipeline, tmp_pa
     assert peaks[17] > 4 * one_frame, "nothing was counted"
     # What is computed from the latent beforehand, and no frames.
     assert abs(peaks[81] - peaks[17]) <= 2 * latents[81].nbytes < 16 * one_frame
+
+
+def test_a_long_video_from_a_picture_takes_the_memory_of_a_short_one() -> None:
+    pipeline = load_pipeline(weights_dir(), task="i2v")
+    picture = torch.full((SIDE, SIDE, 3), 0.5)
+    peaks = {}
+    for frames in (17, 81):
+        request = Request.for_variant(
+            pipeline.variant, "a red circle", image=picture, width=SIDE, height=SIDE, frames=frames
+        )
+        request = request.validate(pipeline.variant)
+        with LiveBytes() as live:
+            made = encode_images(pipeline, request)
+        peaks[frames] = live.peak
+    one_frame = SIDE * SIDE * 3 * 4
+    assert peaks[17] > 4 * one_frame, "nothing was counted"
+    # The features of mean and variance and what becomes of them, and no frames.
+    assert abs(peaks[81] - peaks[17]) <= 5 * made.channels.nbytes < 16 * one_frame
 
 
 def latent_of(pipeline: Pipeline, frames: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ Chunks are 1, 4, 4, ... frames of video in, and one latent frame at a time out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import ClassVar, Protocol
 
 import torch
@@ -47,10 +47,19 @@ class VideoVAE(nn.Module):
 
         Raises WanError for a wrong shape.
         """
-        self._check_video(video)
+        return self.encode_chunks(self._encoder_chunks(video))
+
+    def encode_chunks(self, chunks: Iterable[Tensor]) -> Tensor:
+        """`encode` of a video that comes in chunks of 1, 4, 4, ... frames, (B, 3, 1 or 4, H, W) each.
+
+        None of them is kept. Raises WanError for a wrong shape.
+        """
         memory = Memory()
-        chunks = [self.encoder(chunk, memory) for chunk in self._encoder_chunks(video)]
-        return self.latent_mean(torch.cat(chunks, dim=2))
+        features = []
+        for chunk in chunks:
+            self._check_video(chunk)
+            features.append(self.encoder(chunk, memory))
+        return self.latent_mean(torch.cat(features, dim=2))
 
     def decode(self, latent: Tensor) -> Tensor:
         """Video (B, 3, 4(F-1)+1, H, W) of a raw latent, not clamped to -1..1.
@@ -79,6 +88,7 @@ class VideoVAE(nn.Module):
         return self.conv1(features).chunk(2, dim=1)[0]
 
     def _encoder_chunks(self, video: Tensor) -> Iterator[Tensor]:
+        self._check_video(video)
         yield video[:, :, :1]
         group = self.stride[0]
         for start in range(1, video.shape[2] - group + 1, group):

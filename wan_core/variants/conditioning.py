@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..errors import WanError
 
-# encode(video (1, 3, T, H, W) -1..1) -> normalised latent (1, C, (T - 1) / 4 + 1, h, w)
-Encode = Callable[[Tensor], Tensor]
+# encode(chunks of a video, (1, 3, 1, H, W) and then (1, 3, 4, H, W) each, -1..1, not to be changed)
+# -> normalised latent (1, C, number of chunks, h, w)
+Encode = Callable[[Iterable[Tensor]], Tensor]
 # Latent cells (frames, height, width) of a token, in every released Wan2.2 model.
 PATCH_SIZE = (1, 2, 2)
 

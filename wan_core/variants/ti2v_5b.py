@@ -54,7 +54,7 @@ def prepare_ti2v(
         return Conditioning()
     mask = torch.ones(1, 1, (frames - 1) // 4 + 1, 1, 1)
     mask[:, :, 0] = 0.0
-    return Conditioning(clean_latent=encode(covering(start, width, height)), denoise_mask=mask)
+    return Conditioning(clean_latent=encode([covering(start, width, height)]), denoise_mask=mask)
 
 
 TI2V_5B = Variant(

@@ -29,12 +29,12 @@ from .checkpoints import (
     Inspection,
     check_pair,
     check_text_encoder,
-    inspect,
     load_module,
-    open_checkpoint,
+    look_into,
     tokenizer_of,
     transformer_config,
     umt5_config,
+    usable,
     vae_config,
 )
 from .checkpoints.header import shown
@@ -117,11 +117,13 @@ def load_pipeline(
     the same numbers as the outcome. Left out, all that is free may be used. A WanError names the part that is
     missing, there twice, damaged, or of another model.
     """
-    found = _inspect_folder(Path(folder))
+    looked_into = {file: look_into(file) for file in _models_in(Path(folder))}
+    found = [inspection for inspection, _ in looked_into.values()]
     variant = variant_for_task(task or _task(found, with_image))
 
     def part(name: str, family: str, **wanted: str) -> Checkpoint:
-        return open_checkpoint(_only(found, Path(folder), variant, name, {"family": family, **wanted}))
+        file = _only(found, Path(folder), variant, name, {"family": family, **wanted})
+        return usable(looked_into[file][1])
 
     experts = {
         expert: part(EXPERT_NAMES[expert], TRANSFORMER, task=variant.task, expert=expert)
@@ -372,15 +374,15 @@ def check_output(path: str | Path) -> Path:
 # --- helpers ----------------------------------------------------------------------------------------------
 
 
-def _inspect_folder(folder: Path) -> list[Inspection]:
-    """What the models in a folder are, shards taken together; those of no Wan model are among them."""
+def _models_in(folder: Path) -> list[Path]:
+    """A file of each model in a folder, shards taken together; those of no Wan model are among them."""
     if not folder.is_dir():
         raise WanError(f"model: there is no folder {folder}; give one that holds the model's files")
     places = [folder / name for name in SUBFOLDERS if (folder / name).is_dir()]
     # ComfyUI looks into the folders of its folders too; beside the parts lies whatever it may.
     inside = [sorted(place.iterdir() if place == folder else place.rglob("*")) for place in places]
     files = [file for items in inside for file in items if file.suffix.lower() in WEIGHTS]
-    return [inspect(file) for file in {_parts(file): file for file in reversed(files)}.values()]
+    return list({_parts(file): file for file in reversed(files)}.values())
 
 
 def _parts(file: Path) -> tuple[Path, ...]:

@@ -17,7 +17,7 @@ from tests.formats import stored as forms
 from tests.memory.streaming_work import TOY, toy_folder
 from wan_core import pipeline as pipeline_module
 from wan_core import placement
-from wan_core.checkpoints import open_checkpoint
+from wan_core.checkpoints import containers, open_checkpoint
 from wan_core.errors import WanError
 from wan_core.memory import HostMemory, Streamer, least_bytes, parse_size
 from wan_core.pipeline import encode_prompts, generate, load_pipeline, sample, with_lora
@@ -186,6 +186,18 @@ def test_of_two_streamed_experts_the_first_is_gone_before_the_second_comes(pipel
         assert (seen, len(alive)) == ([0, 0], 0)
     finally:
         gc.enable()
+
+
+def test_the_header_of_each_file_is_read_once(folder, monkeypatch):
+    read, original = [], containers._read_file
+
+    def watched(path):
+        read.append(path.name)
+        return original(path)
+
+    monkeypatch.setattr(containers, "_read_file", watched)
+    latent_of(load_pipeline(folder, device="cpu"))
+    assert sorted(read) == sorted(file.name for file in folder.iterdir())
 
 
 def test_the_next_expert_is_read_a_step_before_its_turn(pipeline, monkeypatch):

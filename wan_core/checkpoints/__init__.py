@@ -7,7 +7,7 @@ Three small axes, a file each: the container (safetensors.py, gguf.py), the name
 from __future__ import annotations
 
 from .audit import audit, fill, load_module
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import Checkpoint, look_into, open_checkpoint, usable
 from .configs import transformer_config, umt5_config, vae_config
 from .inspection import Inspection, inspect, readable
 from .pairs import expert_of, find_partner
@@ -26,6 +26,7 @@ __all__ = [
     "find_partner",
     "inspect",
     "load_module",
+    "look_into",
     "open_checkpoint",
     "readable",
     "require",
@@ -33,5 +34,6 @@ __all__ = [
     "tokenizer_of",
     "transformer_config",
     "umt5_config",
+    "usable",
     "vae_config",
 ]

@@ -118,10 +118,26 @@ class Checkpoint:
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open a weight file. Raises WanError, one line, for a bad file and for one this version cannot load."""
-    path = Path(path)
+    return usable(_read(Path(path)))
+
+
+def look_into(path: Path) -> tuple[Inspection, Checkpoint | None]:
+    """What a file is, and itself, read once; never raises for a bad file. `usable` says if it can load."""
+    try:
+        checkpoint = _read(path)
+    except WanError as error:
+        return Inspection(str(path), problems=(str(error),)), None
+    return checkpoint.inspection, checkpoint
+
+
+def usable(checkpoint: Checkpoint) -> Checkpoint:
+    """The same, if it can be loaded. Raises WanError, one line."""
+    for line in (*checkpoint.inspection.problems, *checkpoint.inspection.limits):
+        raise WanError(line)
+    return checkpoint
+
+
+def _read(path: Path) -> Checkpoint:
     header = read_header(path)
     detection = detect(header)
-    inspection = inspect_header(path, header, detection)
-    for line in (*inspection.problems, *inspection.limits):
-        raise WanError(line)
-    return Checkpoint(path, header, inspection, detection)
+    return Checkpoint(path, header, inspect_header(path, header, detection), detection)

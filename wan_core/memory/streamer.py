@@ -8,6 +8,7 @@ CPU the same code copies straight into slabs in memory, which is of use to tests
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from .choice import SLABS, aligned
+
+log = logging.getLogger("wancore")
 
 
 class Streamer:
@@ -155,7 +158,7 @@ class _Slab:
 
     def __init__(self, size: int, device: torch.device, staged: bool) -> None:
         self.room = torch.empty(size, dtype=torch.uint8, device=device)
-        self.staging = torch.empty(size, dtype=torch.uint8, pin_memory=True) if staged else None
+        self.staging = _pinned(size) if staged else None
         self.arrived = torch.cuda.Event() if staged else None
         self.used = torch.cuda.Event() if staged else None
         self.block: int | None = None
@@ -167,6 +170,15 @@ class _Slab:
         if index not in self._views:
             self._views[index] = [_parameter(place.view(self.room)) for place in places]
         return self._views[index]
+
+
+def _pinned(size: int) -> Tensor:
+    """Host memory that a card reads by itself; where no more may be pinned, ordinary and slower memory."""
+    try:
+        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+    except RuntimeError as error:
+        log.warning("memory: %d MB could not be pinned (%s); copying will be slower", size >> 20, error)
+        return torch.empty(size, dtype=torch.uint8)
 
 
 @dataclass(frozen=True)

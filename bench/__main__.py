@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import activations, load, report, schedule, switch, text, transformer, vae21, vae22
+from . import activations, end_to_end, load, report, schedule, switch, text, transformer, vae21, vae22
 
 SUITES = {
     "transformer": transformer,
@@ -15,6 +15,7 @@ SUITES = {
     "schedule": schedule,
     "load": load,
     "switch": switch,
+    "end_to_end": end_to_end,
     "activations": activations,
     "report": report,
 }

@@ -66,7 +66,8 @@ def run_cases(suite: str, cases: Sequence[Case], options: argparse.Namespace) ->
         for case in cases:
             if options.case and case.name not in options.case:
                 continue
-            row = run_case(case, names, threads, options.rounds or case.rounds or ROUNDS, Path(folder))
+            able = [name for name in names if case.work in contestant(name).WORKS]
+            row = run_case(case, able, threads, options.rounds or case.rounds or ROUNDS, Path(folder))
             record.add(row)
             say(results.table(row))
             good = good and not any("failed" in one for one in row["contestants"].values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,15 +13,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from wan_core.checkpoints import load_module, open_checkpoint, transformer_config
+from wan_core.media.mp4 import write_mp4
 from wan_core.models.transformer import WanTransformer
 from wan_core.models.umt5 import UMT5Encoder
 from wan_core.models.video_vae import VideoVAE
+from wan_core.pipeline import check_request, decode, encode_prompts, load_pipeline, sample
+from wan_core.request import Request
 from wan_core.sampling import denoise, plan_experts
 from wan_core.schedulers import make_schedule
+from wan_core.tiny import DEFAULTS, weights_dir
 from wan_core.variants.variant import DENSE
 
 from .weights import empty_module
-from .work import SHIFT, Inputs, Output, Run, Task
+from .work import PROMPT, SHIFT, Inputs, Output, Run, Task
 
 
 def version() -> str | None:
@@ -140,6 +145,20 @@ def _loop(solver: str) -> Callable[[Task], Run]:
     return lambda _task: run
 
 
+def _film(_task: Task) -> Run:
+    """Prompt to mp4; `generate` without the file, so that the frames can be compared."""
+    pipeline = load_pipeline(weights_dir(), device="cpu", task="t2v")
+    request = check_request(pipeline, Request.for_variant(pipeline.variant, PROMPT, **DEFAULTS))
+
+    def run(_inputs: Inputs) -> Output:
+        texts = encode_prompts(pipeline, [request.prompt, request.negative_prompt])
+        frames = list(decode(pipeline, sample(pipeline, request, *texts)))
+        write_mp4(frames, io.BytesIO(), request.fps)
+        return torch.cat(frames)
+
+    return run
+
+
 WORKS: dict[str, Callable[[Task], Run]] = {
     "predict": _predict,
     "predict_guided": _predict_guided,
@@ -147,6 +166,7 @@ WORKS: dict[str, Callable[[Task], Run]] = {
     "stream": _stream,
     "encode": _encode,
     "read_prompt": _read_prompt,
+    "film": _film,
     "euler": _loop("euler"),
     "unipc": _loop("unipc"),
 }

@@ -20,6 +20,7 @@ CONTESTANTS = {
 }
 
 SHIFT = 5.0  # of every schedule
+PROMPT = "a red circle moves to the right over a dark background"  # of every whole video
 
 Inputs = dict[str, Tensor]
 Output = Tensor | Iterable[Tensor]  # an iterable: pieces along the frames, made as they are asked for

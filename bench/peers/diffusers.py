@@ -212,6 +212,12 @@ def _unipc() -> Any:
     )
 
 
+def _film(task: Task) -> Run:
+    from .diffusers_video import film  # it needs this module
+
+    return film(task)
+
+
 WORKS: dict[str, Callable[[Task], Run]] = {
     "predict": _predict,
     "predict_guided": _predict_guided,
@@ -219,6 +225,7 @@ WORKS: dict[str, Callable[[Task], Run]] = {
     "stream": _decode,  # it has no way to give frames as they are made
     "encode": _encode,
     "read_prompt": _read_prompt,
+    "film": _film,
     "euler": _loop(_euler),
     "unipc": _loop(_unipc),
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from tests.memory.streaming_work import HEAVY, TOY, inputs, numbers, run_streame
 from wan_core.checkpoints import load_module, open_checkpoint
 from wan_core.lora import with_changes
 from wan_core.memory import SLABS, Streamer, choose, streamed_indices, weigh
+from wan_core.memory import streamer as streamer_module
 from wan_core.models.transformer import WanTransformer
 
 CPU = torch.device("cpu")
@@ -121,6 +124,56 @@ def test_a_run_that_was_broken_off_can_be_followed_by_another(file):
     handle.remove()
     assert same(answers(network), expected)
     streamer.close()
+
+
+class Card:
+    """Stands for CUDA's streams and events: everything is done at once, and noted in order."""
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[str, int]] = []
+        self.made = 0
+
+    def event(self):
+        number, self.made = self.made, self.made + 1
+        return SimpleNamespace(
+            number=number,
+            record=lambda _: self.notes.append(("record", number)),
+            synchronize=lambda: self.notes.append(("host waits", number)),
+        )
+
+    def stream(self, name):
+        return SimpleNamespace(
+            wait_event=lambda event: self.notes.append((f"{name} waits", event.number)),
+            wait_stream=lambda _: None,
+            synchronize=lambda: self.notes.append((f"{name} ends", -1)),
+        )
+
+
+def test_on_a_card_no_slab_is_read_before_it_is_filled_nor_filled_while_it_is_read(file, monkeypatch):
+    expected, network, card = answers(opened(file), 2), opened(file), Card()
+    monkeypatch.setattr(streamer_module, "_is_card", lambda _: True)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _: card.stream("copy"))
+    monkeypatch.setattr(torch.cuda, "Event", card.event)
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: card.stream("work"))
+    streamer = streaming(network, 5)
+    assert same(answers(network, 2), expected)
+    streamer.close()
+    assert card.notes[-1] == ("copy ends", -1)
+    for slab in streamer_slabs(card):
+        # Of each slab, in turn: its staging is free, its room is free, it is filled; then a block takes it.
+        filled = [note for note in card.notes if note[1] in slab]
+        arrived, used = slab
+        fill = [("host waits", arrived), ("copy waits", used), ("record", arrived)]
+        turn = [("work waits", arrived), ("record", used)]
+        turns = len(filled) // 5
+        assert turns >= 4
+        assert filled == [*(fill + turn) * turns, *fill][: len(filled)]
+
+
+def streamer_slabs(card):
+    """(arrived, used) of each slab, in the order its constructor makes them."""
+    return [(number, number + 1) for number in range(0, card.made, 2)]
 
 
 def test_between_its_turns_a_block_has_its_weights_in_the_file(file):

@@ -62,7 +62,7 @@ class Streamer:
         self._slabs: list[_Slab] = []
         if not streamed:
             return
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if _is_card(device) else None
         size = max(places[-1].end for places in self._blocks.values())
         self._slabs = [_Slab(size, device, self._stream is not None) for _ in range(SLABS)]
         if self._stream is not None:  # the slabs' memory may have had another use that still runs
@@ -170,6 +170,11 @@ class _Slab:
         if index not in self._views:
             self._views[index] = [_parameter(place.view(self.room)) for place in places]
         return self._views[index]
+
+
+def _is_card(device: torch.device) -> bool:
+    """Whether copies to a device can go on beside its work."""
+    return device.type == "cuda"
 
 
 def _pinned(size: int) -> Tensor:

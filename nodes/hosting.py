@@ -52,6 +52,16 @@ class CORE_LAYERS(comfy.ops.manual_cast):  # noqa: N801 (core names its own so)
         finally:
             comfy.ops.uncast_bias_weight(layer, weight, bias, lent)
 
+    class Linear(comfy.ops.manual_cast.Linear):
+        @contextmanager
+        def lend(self, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None] | None]:
+            """For many calls and beside other layers, so it is copied: core lends its buffers one at a time."""
+            with CORE_LAYERS.borrow(self, like) as (weight, bias):
+                lent = None
+                if weight.data_ptr() != self.weight.data_ptr():
+                    lent = weight.clone(), None if bias is None else bias.clone()
+            yield lent
+
 
 # The patchers in use, by what they were made of: who asks for the same once more shares them, so that core
 # neither loads nor pins one file's weights twice.

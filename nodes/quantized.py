@@ -6,7 +6,8 @@ Core moves, streams and counts what has `comfy_cast_weights`; to it our layers' 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import comfy.model_management as mm
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from ..wan_core.checkpoints import Checkpoint
 from ..wan_core.checkpoints.audit import put
 from ..wan_core.quantization import QuantizedEmbedding, QuantizedLinear
+from ..wan_core.quantization.weight import dequantize
 
 # Core's formats with one scale for each weight, and the devices where its layers are worth having: those for
 # int8 round the activations too, which is faster than a plain product on a GPU only.
@@ -37,11 +39,30 @@ class HostedLinear(QuantizedLinear, comfy.ops.CastWeightBiasOp):
 
     def forward(self, x: Tensor) -> Tensor:
         comfy.ops.run_every_op()
+        with self._on_device(x) as (codes, scale, bias):
+            return self.product(x, codes, scale, bias)
+
+    @contextmanager
+    def lend(self, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None] | None]:
+        """As QuantizedLinear; what core lends while it streams is copied, as core lends it again."""
+        comfy.ops.run_every_op()
+        if self.multiplies_codes(like):
+            yield None
+            return
+        with self._on_device(like) as (codes, scale, bias):
+            borrowed = (
+                dequantize(codes, scale, self.decode, like.dtype),
+                None if bias is None else bias.clone(),
+            )
+        yield lent
+
+    @contextmanager
+    def _on_device(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
+        """Codes, scale and bias."""
         with comfy.ops.CastBiasWeightContext(
             self, x, dtype=self.weight.dtype, bias_dtype=x.dtype, offloadable=True
         ) as (codes, bias):
-            scale = None if self.weight_scale is None else self.weight_scale.to(x.device)
-            return self.product(x, codes, scale, bias)
+            yield codes, None if self.weight_scale is None else self.weight_scale.to(x.device), bias
 
 
 class HostedEmbedding(QuantizedEmbedding, comfy.ops.CastWeightBiasOp):

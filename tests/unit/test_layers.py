@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from wan_core.models import layers
-from wan_core.models.layers import CastingLayers, linear
+from wan_core.models.layers import CastingLayers, gelu_tanh, held, linear, linear_gelu, rms_norm
 
 
 @pytest.fixture
@@ -84,3 +84,58 @@ def test_a_compiled_layer_is_one_graph(fast_calls):
         compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
         torch.testing.assert_close(compiled(given(6)[0]), layer(given(6)[0]), rtol=1e-5, atol=1e-5)
     assert len(fast_calls) == 1
+
+
+def test_gelu_in_the_same_pass_is_gelu_afterwards(fast_calls):
+    layer = CastingLayers.Linear(48, 80)
+    x = given(2, 5)[0]
+    with torch.no_grad():
+        want = F.gelu(F.linear(x, layer.weight, layer.bias), approximate="tanh")
+        torch.testing.assert_close(linear_gelu(layer, x), want, rtol=1e-5, atol=1e-5)
+        assert fast_calls[-1][3] == "gelu"
+        layer.register_forward_hook(lambda _layer, _inputs, out: out.add_(0.5))
+        shifted = F.gelu(F.linear(x, layer.weight, layer.bias) + 0.5, approximate="tanh")
+        torch.testing.assert_close(linear_gelu(layer, x), shifted, rtol=1e-5, atol=1e-5)
+        assert fast_calls[-1][3] == "none"
+
+
+def test_gelu_keeps_what_training_needs():
+    x = given(6)[0].requires_grad_()
+    before = x.detach().clone()
+    gelu_tanh(x).sum().backward()
+    assert torch.equal(x, before)
+    with torch.no_grad():
+        y = x.clone()
+        assert gelu_tanh(y).data_ptr() == y.data_ptr()
+
+
+@pytest.mark.parametrize("shape", [(7, 48), (2, 5, 48)])
+def test_rms_norm_is_torch_s(shape):
+    x, weight = torch.randn(shape) * 3.0, torch.randn(48)
+    x.view(-1, 48)[0] = 0.0  # the floor of the norm
+    with torch.no_grad():
+        torch.testing.assert_close(
+            rms_norm(x, weight, 1e-6), F.rms_norm(x, (48,), weight, 1e-6), rtol=1e-6, atol=1e-6
+        )
+
+
+def test_held_layers_cast_once_and_their_hooks_run():
+    narrow, same = CastingLayers.Linear(48, 8, dtype=torch.bfloat16), CastingLayers.Linear(48, 8)
+    x, seen = given(6)[0], []
+    narrow.register_forward_hook(lambda *_: seen.append(1))
+    with torch.no_grad():
+        want = narrow(x)
+        with held((narrow, same), x):
+            weight = narrow.forward.keywords["weight"]
+            assert weight.dtype == torch.float32
+            assert torch.equal(narrow(x), want)
+            assert "forward" not in vars(same)
+        assert "forward" not in vars(narrow)
+    assert len(seen) == 2
+
+
+def test_held_layers_are_let_go_after_an_error():
+    layer = CastingLayers.Linear(48, 8, dtype=torch.bfloat16)
+    with pytest.raises(ZeroDivisionError), held((layer,), given(1)[0]):
+        raise ZeroDivisionError
+    assert "forward" not in vars(layer)

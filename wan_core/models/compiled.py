@@ -1,4 +1,6 @@
-"""torch.compile for a network's blocks: all blocks, of both experts, share one compiled graph.
+"""torch.compile for a network's blocks: all blocks, of both experts, share the graphs of a block's steps.
+
+A step's graph is of a span of tokens: of the whole sequence it would be unrolled over the spans.
 
 A compiled block is the same module under a subclass of its class, so its hooks, its weights and its place in
 the network stay as they are, and nothing keeps a network alive. It is never needed: whatever goes wrong while
@@ -9,15 +11,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 log = logging.getLogger("wancore")
 
-Forward = Callable[..., Tensor]
+Step = Callable[..., Any]
 
 
 class Compiling:
@@ -45,21 +48,39 @@ class CompiledBlock:
     """Mixed into a block's class, before it."""
 
     plain: ClassVar[type[nn.Module]]
-    step: ClassVar[Forward]
+    steps: ClassVar[dict[str, Step]]
     compiling: Compiling
 
-    def forward(self, *inputs: Any) -> Tensor:
+    def read(self, *inputs: Any) -> Any:
         """As the block's own."""
-        if not self.compiling.failed:
+        return self._step("read", *inputs)
+
+    def attend(self, *inputs: Any) -> Any:
+        """As the block's own."""
+        return self._step("attend", *inputs)
+
+    def feed(self, *inputs: Any) -> Any:
+        """As the block's own."""
+        return self._step("feed", *inputs)
+
+    def held(self, *inputs: Any) -> AbstractContextManager[None]:
+        """As the block's own; a graph takes the weights from their layers."""
+        return self.plain.held(self, *inputs) if self._uncompiled() else nullcontext()
+
+    def _step(self, name: str, *inputs: Any) -> Any:
+        if not self._uncompiled():
+            try:
+                return self.steps[name](self, *inputs)
+            except while_compiling() as error:
+                self.compiling.fail(error)
+        return getattr(self.plain, name)(self, *inputs)
+
+    def _uncompiled(self) -> bool:
+        if not self.compiling.failed and wears_hooks(self):
             # A graph does not see hooks that come and go with each call, and would leave out what they add.
-            if wears_hooks(self):
-                self.compiling.found_hooks()
-            else:
-                try:
-                    return type(self).step(self, *inputs)
-                except while_compiling() as error:
-                    self.compiling.fail(error)
-        return self.plain.forward(self, *inputs)
+            self.compiling.found_hooks()
+            return True
+        return self.compiling.failed
 
 
 def compile_blocks(blocks: Iterable[nn.Module]) -> None:
@@ -95,7 +116,7 @@ def while_compiling() -> tuple[type[Exception], ...]:
 
 @cache
 def compiled_class(plain: type[nn.Module]) -> type[nn.Module]:
-    """One class, and one compiled function, for all blocks of a class: so they share its graphs."""
-    # Whole graphs only: a block that broke off between two could not start again, as it changes its input.
-    step = staticmethod(torch.compile(plain.forward, fullgraph=True))
-    return type(f"Compiled{plain.__name__}", (CompiledBlock, plain), {"plain": plain, "step": step})
+    """One class, and one compiled function a step, for all blocks of a class: so they share its graphs."""
+    # Whole graphs only: a step that broke off between two could not start again, as it changes its input.
+    steps = {name: torch.compile(getattr(plain, name), fullgraph=True) for name in ("read", "attend", "feed")}
+    return type(f"Compiled{plain.__name__}", (CompiledBlock, plain), {"plain": plain, "steps": steps})

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 ROPE_BASE = 10000.0
 
 
+@lru_cache(maxsize=2)  # a table of 720p is 39 MB; two, for two sizes by turns
 def rope_table(grid: tuple[int, int, int], head_dim: int, device: torch.device) -> Tensor:
     """The rotations of a grid of tokens in the order f, h, w (w fastest): (f*h*w, head_dim/2) complex64.
 
     Each axis has its own ladder of frequencies over its own share of the head: for head_dim 128 the shares
-    are 44, 42 and 42 (released file wan/modules/model.py). Angles are computed in float64.
+    are 44, 42 and 42 (released file wan/modules/model.py). Angles are computed in float64. The table is kept
+    for the next call: it must not be written to.
     """
+    with torch.inference_mode(False):  # a kept table may serve a training step next
+        return _table(grid, head_dim, device)
+
+
+def _table(grid: tuple[int, int, int], head_dim: int, device: torch.device) -> Tensor:
     side = 2 * (head_dim // 6)
     frames, height, width = grid
     shape = (frames, height, width)

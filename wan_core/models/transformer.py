@@ -6,12 +6,20 @@ text-and-image (48 in and out, a timestep per token) networks. State-dict keys a
 
 Precision, as released: linears and attention run in `compute_dtype`; the time embedding, the modulation, the
 norms, the residual stream and the head are float32; the time sinusoid and the rotary angles are float64. The
-patch embedding is float32 too: it is a thousandth of the work and the start of the residual stream.
+patch embedding is float32 too: it is a thousandth of the work and the start of the residual stream. Setting
+`residual_dtype` to the compute dtype keeps that stream in 16 bits, a fifth less memory, at a larger error
+(README.md, "Precision").
+
+Memory: a block first makes the keys and values of all tokens, then takes span after span of tokens (spans.py)
+through attention and through the feed-forward, and adds the results to the stream in place.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +29,11 @@ from torch import Tensor, nn
 
 from ..attention import attention
 from ..errors import WanError
-from .layers import casting_ops, over_chunks, token_spans
+from .layers import casting_ops, held, linear_gelu
 from .rope import apply_rope, rope_table
+from .spans import Span, collected, make_spans, sizes, updated
+
+Attention = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,27 @@ class TransformerConfig:
     eps: float = 1e-6
 
 
+@dataclass(frozen=True, eq=False)
+class TextStates:
+    """A prompt as the blocks read it, for one network (and the LoRAs it wears) on one device.
+
+    `kept` are the keys and values that each block has made of the rows: a prompt does not change with the
+    steps. None: they are made anew and let go.
+    """
+
+    rows: Tensor  # (B, rows, D) compute dtype, embedded
+    bias: Tensor | None  # (B, 1, 1, rows) added to the scores
+    kept: dict[nn.Module, tuple[Tensor, Tensor]] | None = None
+
+    def keys_values(self, layer: AttentionLayers) -> tuple[Tensor, Tensor]:
+        """(B, heads, rows, d) each, as the block's layer makes them."""
+        if self.kept is None or torch.is_grad_enabled():
+            return layer.keys_values(self.rows)
+        if layer not in self.kept:
+            self.kept[layer] = layer.keys_values(self.rows)
+        return self.kept[layer]
+
+
 @dataclass(frozen=True)
 class Conditions:
     """What every block is told besides the tokens.
@@ -50,10 +82,11 @@ class Conditions:
     """
 
     time: Tensor  # (R, 6, D) float32; one row per sample, or per distinct timestep
-    time_index: Tensor | None  # (B, tokens) row of each token; None: sample b has row b
+    spans: tuple[Span, ...]  # through attention
+    narrow_spans: tuple[Span, ...]  # through everything else
     rope: Tensor  # (tokens, head_dim/2) complex64
-    text: Tensor  # (B, rows, D) compute dtype, embedded
-    text_bias: Tensor | None  # (B, 1, 1, rows) added to the scores of the text
+    text: TextStates
+    attention: Attention
 
 
 class WanTransformer(nn.Module):
@@ -62,7 +95,12 @@ class WanTransformer(nn.Module):
     Args:
         config: the network's shape
         ops: namespace of layer classes that cast their weights to their input's dtype (torch.nn is adapted)
-        device, dtype: of the weights; `compute_dtype` starts as `dtype` and may be set afterwards
+        device, dtype: of the weights
+
+    May be set at any time:
+        compute_dtype: of linears and attention; starts as `dtype`
+        residual_dtype: what the residual stream is kept in; float32, or 16 bits to save memory
+        attention: the kernel, a callable (q, k, v, bias=None) on (B, heads, tokens, head_dim)
     """
 
     def __init__(
@@ -77,6 +115,8 @@ class WanTransformer(nn.Module):
         dim = config.dim
         self.config = config
         self.compute_dtype = dtype or torch.float32
+        self.residual_dtype = torch.float32
+        self.attention: Attention = attention
         patch = config.patch_size
         self.patch_embedding = ops.Conv3d(config.in_channels, dim, kernel_size=patch, stride=patch, **place)
         self.text_embedding = nn.Sequential(
@@ -92,14 +132,18 @@ class WanTransformer(nn.Module):
         self.head = Head(config, ops, place)
 
     def forward(
-        self, latent: Tensor, timestep: Tensor, context: Tensor, context_lengths: Tensor | None = None
+        self,
+        latent: Tensor,
+        timestep: Tensor,
+        context: Tensor | TextStates,
+        context_lengths: Tensor | None = None,
     ) -> Tensor:
         """Predict the velocity of a noisy latent.
 
         Args:
             latent: (B, Cin, F, H, W), H and W even
             timestep: (B,), or (B, tokens) with tokens in the order f, h, w; 0..1000
-            context: (B, L, text_dim) text states, L <= text_len
+            context: (B, L, text_dim) text states, L <= text_len, or what `read_text` made of them
             context_lengths: (B,) real rows of each sample, default L; further rows up to text_len count as
                 the zero rows that the released model pads with and attends to
 
@@ -108,21 +152,32 @@ class WanTransformer(nn.Module):
         Returns: (B, Cout, F, H, W) float32. Raises WanError on shapes that do not fit.
         """
         grid = self._check(latent, timestep, context)
-        x = self.patch_embedding(latent.float()).flatten(2).transpose(1, 2).contiguous()  # (B, tokens, D)
-        time, time_index = self._embed_time(timestep.cpu(), x.device)
-        text, text_bias = self._embed_text(context, context_lengths)
+        text = context if isinstance(context, TextStates) else self._embed_text(context, context_lengths)
+        time, index = self._embed_time(timestep.cpu(), latent.device)
+        spans, narrow_spans = self._spans(latent, math.prod(grid), index)
         conditions = Conditions(
             time=self.time_projection(time).unflatten(1, (6, -1)),
-            time_index=time_index,
-            rope=rope_table(grid, self.config.dim // self.config.num_heads, x.device),
+            spans=spans,
+            narrow_spans=narrow_spans,
+            rope=rope_table(grid, self.config.dim // self.config.num_heads, latent.device),
             text=text,
-            text_bias=text_bias,
+            attention=self.attention,
         )
+        x = self._embed_patches(latent)
         for block in self.blocks:
             x = block(x, conditions)
-        return self._unpatchify(self.head(x, time.unsqueeze(1), time_index), grid)
+        return self._unpatchify(self.head(x, time.unsqueeze(1), narrow_spans), grid)
 
-    def _check(self, latent: Tensor, timestep: Tensor, context: Tensor) -> tuple[int, int, int]:
+    def read_text(self, context: Tensor, context_lengths: Tensor | None = None) -> TextStates:
+        """A context as `forward` takes it, read once for all steps, on the device of the context.
+
+        The value also keeps each block's keys and values of the text, from the block's first use on: rows *
+        dim * 2 numbers a block, 0.1 GB for A14B and 126 rows. It serves this network while its weights, its
+        LoRAs and its compute_dtype stay as they are. Raises WanError on shapes that do not fit.
+        """
+        return dataclasses.replace(self._embed_text(context, context_lengths), kept={})
+
+    def _check(self, latent: Tensor, timestep: Tensor, context: Tensor | TextStates) -> tuple[int, int, int]:
         """Refuse what does not fit before any work; returns the token grid (f, h, w)."""
         config = self.config
         if latent.ndim != 5 or latent.shape[1] != config.in_channels:
@@ -143,30 +198,51 @@ class WanTransformer(nn.Module):
                 f"timestep: expected shape ({batch},) or ({batch}, {tokens}), got {tuple(timestep.shape)}; "
                 "give one per sample or one per token"
             )
-        if context.ndim != 3 or context.shape[0] != batch or context.shape[2] != config.text_dim:
+        texts = (context.rows if isinstance(context, TextStates) else context).shape[0]
+        if texts != batch:
             raise WanError(
-                f"context: expected shape ({batch}, rows, {config.text_dim}), got {tuple(context.shape)}; "
-                "use the text encoder that belongs to this model"
-            )
-        if context.shape[1] > config.text_len:
-            raise WanError(
-                f"context: at most {config.text_len} rows, got {context.shape[1]}; truncate the prompt"
+                f"context: expected {batch} samples as in the latent, got {texts}; give each sample its text"
             )
         return frames, height, width
 
     def _embed_time(self, timestep: Tensor, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """Embed each distinct timestep once: (R, D) float32, and the row of each token as in Conditions."""
+        """Embed each distinct timestep once: (R, D) float32, and the row (B, tokens) of each token.
+
+        The rows are on the CPU; None: sample b has row b.
+        """
         index = None
         if timestep.ndim == 2:
             timestep, index = torch.unique(timestep, return_inverse=True)  # (R,), (B, tokens)
-            index = index.to(device)
         return self.time_embedding(time_sinusoid(timestep, self.config.freq_dim).to(device)), index
 
-    def _embed_text(self, context: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Embed the real rows and stand-ins for the padding: (B, rows, D) and a score bias (B, 1, 1, rows).
+    def _spans(
+        self, latent: Tensor, tokens: int, index: Tensor | None
+    ) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
+        """For attention, and for everything else. While gradients are recorded: all tokens at once."""
+        wide, narrow = sizes(latent.shape[0], tokens, latent.device.type)
+        if torch.is_grad_enabled():
+            wide = narrow = tokens
+        spans = make_spans(tokens, wide, index, latent.device)
+        return spans, spans if narrow == wide else make_spans(tokens, narrow, index, latent.device)
+
+    def _embed_patches(self, latent: Tensor) -> Tensor:
+        """(B, Cin, F, H, W) to the residual stream (B, tokens, D)."""
+        x = self.patch_embedding(latent.float()).flatten(2).transpose(1, 2)
+        return x.to(self.residual_dtype, memory_format=torch.contiguous_format).contiguous()
+
+    def _embed_text(self, context: Tensor, lengths: Tensor | None) -> TextStates:
+        """Embed the real rows and stand-ins for the padding.
 
         All padding rows are equal, so n of them attend like one whose score is raised by log(n).
         """
+        text_dim, text_len = self.config.text_dim, self.config.text_len
+        if context.ndim != 3 or context.shape[2] != text_dim:
+            raise WanError(
+                f"context: expected shape (B, rows, {text_dim}), got {tuple(context.shape)}; "
+                "use the text encoder that belongs to this model"
+            )
+        if context.shape[1] > text_len:
+            raise WanError(f"context: at most {text_len} rows, got {context.shape[1]}; truncate the prompt")
         batch, rows, _ = context.shape
         counts = [rows] * batch if lengths is None else [int(n) for n in lengths.tolist()]
         if len(counts) != batch or not all(0 <= n <= rows for n in counts):
@@ -176,14 +252,14 @@ class WanTransformer(nn.Module):
             )
         context = context.to(self.compute_dtype)
         if min(counts) == self.config.text_len:
-            return self.text_embedding(context), None
+            return TextStates(self.text_embedding(context), None)
         pads = [repeat_bias(self.config.text_len - n, self.compute_dtype) for n in counts]
         bias = torch.zeros(batch, 1, 1, rows + len(pads[0]))
         for sample, (count, pad) in enumerate(zip(counts, pads, strict=True)):
             bias[sample, ..., count:rows] = -math.inf
             bias[sample, ..., rows:] = torch.tensor(pad)
         context = F.pad(context, (0, 0, 0, len(pads[0])))
-        return self.text_embedding(context), bias.to(context)
+        return TextStates(self.text_embedding(context), bias.to(context))
 
     def _unpatchify(self, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """(B, tokens, pt*ph*pw*C), channel fastest, to (B, C, F, H, W)."""
@@ -199,9 +275,9 @@ class TransformerBlock(nn.Module):
     def __init__(self, config: TransformerConfig, ops: Any, place: dict[str, Any]) -> None:
         super().__init__()
         self.eps = config.eps
-        self.self_attn = SelfAttention(config, ops, place)
+        self.self_attn = AttentionLayers(config, ops, place)
         self.norm3 = ops.LayerNorm(config.dim, eps=config.eps, **place)
-        self.cross_attn = CrossAttention(config, ops, place)
+        self.cross_attn = AttentionLayers(config, ops, place)
         self.ffn = nn.Sequential(
             ops.Linear(config.dim, config.ffn_dim, **place),
             nn.GELU(approximate="tanh"),
@@ -210,22 +286,84 @@ class TransformerBlock(nn.Module):
         self.modulation = nn.Parameter(torch.zeros(1, 6, config.dim, **place))
 
     def forward(self, x: Tensor, given: Conditions) -> Tensor:
-        """Tokens (B, tokens, D) float32 to the same; x is overwritten when no gradient is recorded."""
-        index, dtype = given.time_index, given.text.dtype
+        """Tokens (B, tokens, D) to the same; x is overwritten when no gradient is recorded."""
         rows = (given.time + self.modulation.to(given.time)).unbind(1)  # six of (R, D)
-        shift_attn, scale_attn, gate_attn, shift_ffn, scale_ffn, gate_ffn = rows
+        x = self._attend_all(x, given, *rows[:3])
+        return self._feed_all(x, given, *rows[3:])
 
-        y = self.self_attn(modulated_norm(x, shift_attn, scale_attn, index, self.eps, dtype), given.rope)
-        x = gated_add(x, y, gate_attn, index)
-        y = over_chunks(lambda span: self.norm3(x[:, span]).to(dtype), x.shape[1])
-        y = self.cross_attn(y, given.text, given.text_bias)
-        x = x + y if torch.is_grad_enabled() else x.add_(y)
-        y = self.ffn(modulated_norm(x, shift_ffn, scale_ffn, index, self.eps, dtype))
-        return gated_add(x, y, gate_ffn, index)
+    def _attend_all(self, x: Tensor, given: Conditions, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+        """Self-attention and attention to the text; here live the keys and values of all tokens."""
+        own, other, text = self.self_attn, self.cross_attn, given.text
+        text_keys_values = text.keys_values(other)
+
+        def read(span: Span) -> tuple[Tensor, Tensor]:
+            rope = given.rope[span.tokens]
+            return self.read(x[:, span.tokens], span.take(shift), span.take(scale), rope, text.rows.dtype)
+
+        with self.held(given.narrow_spans, (own.k, own.v), text.rows):
+            keys_values = collected(given.narrow_spans, read)
+
+        def attend(part: Tensor, span: Span) -> Tensor:
+            time = (span.take(row) for row in (shift, scale, gate))
+            seen = (*keys_values, *text_keys_values, text.bias)
+            return self.attend(part, *time, given.rope[span.tokens], *seen, given.attention)
+
+        with self.held(given.spans, (own.q, own.o, other.q, other.o), text.rows):
+            return updated(x, given.spans, attend)
+
+    def _feed_all(self, x: Tensor, given: Conditions, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+        def feed(part: Tensor, span: Span) -> Tensor:
+            time = (span.take(row) for row in (shift, scale, gate))
+            return self.feed(part, *time, given.text.rows.dtype)
+
+        with self.held(given.narrow_spans, (self.ffn[0], self.ffn[2]), given.text.rows):
+            return updated(x, given.narrow_spans, feed)
+
+    def held(
+        self, spans: tuple[Span, ...], layers: tuple[nn.Module, ...], like: Tensor
+    ) -> AbstractContextManager[None]:
+        """For a loop over the spans; of one span nothing is called twice."""
+        return held(layers, like) if len(spans) > 1 else nullcontext()
+
+    # The steps, of some tokens x (B, n, D) each, with time rows (B, 1 or n, D) and rotations (n, head_dim/2).
+    # What they add goes into the memory of x when no gradient is recorded.
+
+    def read(
+        self, x: Tensor, shift: Tensor, scale: Tensor, rope: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """The tokens' keys and values (B, heads, n, d)."""
+        return self.self_attn.keys_values(modulated_norm(x, shift, scale, self.eps, dtype), rope)
+
+    def attend(
+        self,
+        x: Tensor,
+        shift: Tensor,
+        scale: Tensor,
+        gate: Tensor,
+        rope: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        text_keys: Tensor,
+        text_values: Tensor,
+        bias: Tensor | None,
+        attention: Attention,
+    ) -> Tensor:
+        """Add what the tokens find among all tokens (B, heads, tokens, d), then in the text."""
+        dtype, own, other = keys.dtype, self.self_attn, self.cross_attn
+        q = own.query(modulated_norm(x, shift, scale, self.eps, dtype), rope)
+        x = gated_add(x, own.out(attention(q, keys, values)), gate)
+        q = other.query(self.norm3(x.float()).to(dtype))
+        y = other.out(attention(q, text_keys, text_values, bias))
+        return (x + y).to(x.dtype) if torch.is_grad_enabled() else x.add_(y)
+
+    def feed(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, dtype: torch.dtype) -> Tensor:
+        """Add the feed-forward."""
+        y = linear_gelu(self.ffn[0], modulated_norm(x, shift, scale, self.eps, dtype))
+        return gated_add(x, self.ffn[2](y), gate)
 
 
-class SelfAttention(nn.Module):
-    """Attention among the tokens, with rotary positions; q and k are normalised over the whole width."""
+class AttentionLayers(nn.Module):
+    """The layers around attention; q and k are normalised over the whole width, and rotated where told."""
 
     def __init__(self, config: TransformerConfig, ops: Any, place: dict[str, Any]) -> None:
         super().__init__()
@@ -238,34 +376,27 @@ class SelfAttention(nn.Module):
         self.norm_q = ops.RMSNorm(dim, eps=config.eps, **place)
         self.norm_k = ops.RMSNorm(dim, eps=config.eps, **place)
 
-    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
-        """(B, tokens, D) to the same, in the dtype of x."""
-        q = self._norm_rope(self.q(x), self.norm_q, rope)
-        k = self._norm_rope(self.k(x), self.norm_k, rope)
-        out = attention(self._heads(q), self._heads(k), self._heads(self.v(x)))
-        return self.o(out.transpose(1, 2).flatten(2))
+    def query(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
+        """(B, n, D) to (B, heads, n, d), in the dtype of x."""
+        return self._normed(self.q(x), self.norm_q, rope)
 
-    def _norm_rope(self, x: Tensor, norm: nn.Module, rope: Tensor) -> Tensor:
-        def step(span: slice) -> Tensor:
-            heads = norm(x[:, span].float()).unflatten(2, (self.num_heads, -1))  # (B, n, heads, d)
-            return apply_rope(heads, rope[span]).flatten(2).to(x.dtype)
+    def keys_values(self, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, n, D) to twice (B, heads, n, d), in the dtype of x."""
+        return self._normed(self.k(x), self.norm_k, rope), self._heads(self.v(x))
 
-        return over_chunks(step, x.shape[1], out=x)
+    def out(self, x: Tensor) -> Tensor:
+        """What attention gave, (B, heads, n, d), to (B, n, D)."""
+        return self.o(x.transpose(1, 2).flatten(2))
+
+    def _normed(self, x: Tensor, norm: nn.Module, rope: Tensor | None) -> Tensor:
+        dtype, x = x.dtype, x.float()  # in one name each: what is not needed any more is let go
+        x = norm(x)
+        if rope is not None:
+            x = apply_rope(x.unflatten(2, (self.num_heads, -1)), rope).flatten(2)
+        return self._heads(x).to(dtype)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, tokens, d)
-
-
-class CrossAttention(SelfAttention):
-    """Attention of the tokens to the text: same layers, no positions."""
-
-    def forward(self, x: Tensor, text: Tensor, bias: Tensor | None) -> Tensor:
-        """Tokens (B, tokens, D) and text (B, rows, D) to (B, tokens, D)."""
-        q = self.q(x)
-        q = over_chunks(lambda span: self.norm_q(q[:, span].float()).to(x.dtype), q.shape[1], out=q)
-        k = self.norm_k(self.k(text).float()).to(x.dtype)
-        out = attention(self._heads(q), self._heads(k), self._heads(self.v(text)), bias)
-        return self.o(out.transpose(1, 2).flatten(2))
+        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
 
 class Head(nn.Module):
@@ -277,16 +408,17 @@ class Head(nn.Module):
         self.head = ops.Linear(config.dim, math.prod(config.patch_size) * config.out_channels, **place)
         self.modulation = nn.Parameter(torch.zeros(1, 2, config.dim, **place))
 
-    def forward(self, x: Tensor, time: Tensor, index: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, spans: tuple[Span, ...]) -> Tensor:
         """Tokens (B, tokens, D) and time rows (R, 1, D) to (B, tokens, patch volume * Cout)."""
         shift, scale = (time + self.modulation.to(time)).unbind(1)  # two of (R, D)
 
-        def step(span: slice) -> Tensor:
+        def step(span: Span) -> Tensor:
+            part = x[:, span.tokens]
             return self.head(
-                _modulate(x[:, span], _rows(shift, index, span), _rows(scale, index, span), self.eps)
+                modulated_norm(part, span.take(shift), span.take(scale), self.eps, torch.float32)
             )
 
-        return over_chunks(step, x.shape[1])
+        return torch.cat([step(span) for span in spans], dim=1)
 
 
 def time_sinusoid(timestep: Tensor, width: int) -> Tensor:
@@ -319,34 +451,20 @@ def repeat_bias(count: int, dtype: torch.dtype) -> list[float]:
     return biases
 
 
-def modulated_norm(
-    x: Tensor, shift: Tensor, scale: Tensor, index: Tensor | None, eps: float, dtype: torch.dtype
-) -> Tensor:
-    """LayerNorm(x) * (1 + scale) + shift, computed in float32, returned in `dtype`; rows as in Conditions."""
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """LayerNorm(x) * (1 + scale) + shift, of x (B, n, D) and rows (B, 1 or n, D).
 
-    def step(span: slice) -> Tensor:
-        return _modulate(x[:, span], _rows(shift, index, span), _rows(scale, index, span), eps).to(dtype)
-
-    return over_chunks(step, x.shape[1])
-
-
-def gated_add(x: Tensor, y: Tensor, gate: Tensor, index: Tensor | None) -> Tensor:
-    """x + y * gate in float32, in place when no gradient is recorded."""
-    if torch.is_grad_enabled():
-        return torch.addcmul(x, y.float(), _rows(gate, index, slice(0, x.shape[1])))
-    for span in token_spans(x.shape[1]):
-        x[:, span].addcmul_(y[:, span].float(), _rows(gate, index, span))
-    return x
-
-
-def _modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """x (B, n, D); shift and scale (B, 1 or n, D)."""
-    width = x.shape[-1:]
+    Computed in float32, returned in `dtype`.
+    """
+    x, width = x.float(), x.shape[-1:]
     if shift.numel() == width[0]:  # one row for all tokens: the norm's own weight and bias, one pass
-        return F.layer_norm(x, width, 1 + scale.flatten(), shift.flatten(), eps)
-    return torch.addcmul(shift, F.layer_norm(x, width, eps=eps), 1 + scale)
+        return F.layer_norm(x, width, 1 + scale.flatten(), shift.flatten(), eps).to(dtype)
+    y = F.layer_norm(x, width, eps=eps)
+    if torch.is_grad_enabled():
+        return torch.addcmul(shift, y, 1 + scale).to(dtype)
+    return y.addcmul_(y, scale).add_(shift).to(dtype)
 
 
-def _rows(rows: Tensor, index: Tensor | None, span: slice) -> Tensor:
-    """(R, D) time rows as they apply to a span of tokens: (B, 1, D), or (B, n, D) when tokens differ."""
-    return rows.unsqueeze(1) if index is None else rows[index[:, span]]
+def gated_add(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+    """x + y * gate, computed in float32, in the memory of x when no gradient is recorded."""
+    return torch.addcmul(x, y, gate).to(x.dtype) if torch.is_grad_enabled() else x.addcmul_(y, gate)

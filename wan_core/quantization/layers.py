@@ -6,6 +6,9 @@ the shape of the numbers. The scale is a parameter of its own and moves with the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,9 +36,22 @@ class QuantizedLinear(nn.Linear):
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return self.product(x, self.weight, self.weight_scale, bias)
 
+    @contextmanager
+    def lend(self, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None] | None]:
+        """The weight's numbers and the bias as `like`, for many calls; None where codes are multiplied."""
+        if self.multiplies_codes(like):
+            yield None
+        else:
+            bias = None if self.bias is None else self.bias.to(like.dtype)
+            yield dequantize(self.weight, self.weight_scale, self.decode, like.dtype), bias
+
+    def multiplies_codes(self, x: Tensor) -> bool:
+        """Whether the codes themselves are multiplied with x."""
+        return self.fp8_matmul and x.dtype == COMPUTE_DTYPE and fp8_fits(self.weight)
+
     def product(self, x: Tensor, codes: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
         """x (..., in) times these codes of the weight and their scale, all on the device of x."""
-        if self.fp8_matmul and x.dtype == COMPUTE_DTYPE and fp8_fits(codes):
+        if self.multiplies_codes(x):
             return fp8_linear(x, codes, scale, bias)
         return F.linear(x, dequantize(codes, scale, self.decode, x.dtype), bias)
 

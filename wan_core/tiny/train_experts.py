@@ -25,7 +25,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..checkpoints import load_module, open_checkpoint, umt5_config
-from ..models import transformer
 from ..models.transformer import TransformerConfig, WanTransformer
 from ..models.umt5 import UMT5Encoder
 from ..text.tokenizer import Tokenizer
@@ -209,7 +208,6 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None)
 def train(run: Run, data_folder: Path, weights: Path, out: Path, begin: Path | None) -> None:
     """Train one network for `run.steps`, resuming from its state file when there is one."""
     torch.set_flush_denormal(True)
-    transformer.attention = plain_attention
     out.mkdir(parents=True, exist_ok=True)
     data = read_latents(data_folder)
     words = Words(weights, data.captions)
@@ -218,6 +216,7 @@ def train(run: Run, data_folder: Path, weights: Path, out: Path, begin: Path | N
     if begin is not None:
         begin_with(net, begin)
     net.compute_dtype = torch.bfloat16
+    net.attention = plain_attention
     for block in net.blocks:
         block.compile(dynamic=False)
     average = {k: v.clone() for k, v in net.state_dict().items()}

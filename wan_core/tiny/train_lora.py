@@ -22,7 +22,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..checkpoints import load_module, open_checkpoint
-from ..models import transformer
 from ..models.transformer import WanTransformer
 from ..variants import T2V_A14B
 from . import weights_dir
@@ -72,7 +71,6 @@ def as_stored(dressed: dict[str, Beside]) -> dict[str, Tensor]:
 def train(expert: str, data_folder: Path, name: str, weights: Path, steps: int, seed: int = 0) -> None:
     """Train the change of one expert and write it into the models folder `weights`."""
     torch.set_flush_denormal(True)
-    transformer.attention = plain_attention
     torch.manual_seed(seed)
     data = read_latents(data_folder)
     words = Words(weights, data.captions)
@@ -81,6 +79,7 @@ def train(expert: str, data_folder: Path, name: str, weights: Path, steps: int, 
     checkpoint = open_checkpoint(weights / "diffusion_models" / f"wan_tiny_t2v_{expert}.safetensors")
     load_module(net, checkpoint, torch.float32)
     net.compute_dtype = torch.bfloat16
+    net.attention = plain_attention
     dressed = dress(net)
     for block in net.blocks:
         block.compile(dynamic=False)

@@ -55,7 +55,7 @@ class CORE_LAYERS(comfy.ops.manual_cast):  # noqa: N801 (core names its own so)
     class Linear(comfy.ops.manual_cast.Linear):
         @contextmanager
         def lend(self, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None] | None]:
-            """For many calls and beside other layers, so it is copied: core lends its buffers one at a time."""
+            """For many calls and beside other layers, so it is copied: core has one buffer for all."""
             with CORE_LAYERS.borrow(self, like) as (weight, bias):
                 lent = None
                 if weight.data_ptr() != self.weight.data_ptr():

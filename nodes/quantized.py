@@ -50,7 +50,7 @@ class HostedLinear(QuantizedLinear, comfy.ops.CastWeightBiasOp):
             yield None
             return
         with self._on_device(like) as (codes, scale, bias):
-            borrowed = (
+            lent = (
                 dequantize(codes, scale, self.decode, like.dtype),
                 None if bias is None else bias.clone(),
             )

@@ -21,6 +21,8 @@ checkpoints = importlib.import_module("pack_under_test.wan_core.checkpoints")
 transformer = importlib.import_module("pack_under_test.wan_core.models.transformer")
 umt5 = importlib.import_module("pack_under_test.wan_core.models.umt5")
 hosting = importlib.import_module("pack_under_test.nodes.hosting")
+# 12 tokens in spans, so that a step calls its layers more than once and holds what core lends.
+importlib.import_module("pack_under_test.wan_core.models.spans").CPU_SPANS = (8, 4)
 
 BUDGETS = (10.0, 0.9, 0.5, 0.1, 0.0)
 

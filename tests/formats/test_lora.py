@@ -20,7 +20,10 @@ from tests.formats.test_table import (
     velocity,
 )
 from wan_core.lora import Scaling, attached, fit, network_of
+from wan_core.models import spans
 from wan_core.models.transformer import WanTransformer
+from wan_core.quantization import layers
+from wan_core.quantization.weight import dequantize
 
 
 def adapters(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -62,6 +65,22 @@ def test_over_every_quantization(quantization: str, tmp_path: Path) -> None:
     quantize, _, _ = forms.QUANTIZATIONS[quantization]
     stored = quantize(TRANSFORMER)
     network, _ = opened(forms.write_safetensors(tmp_path, stored), WanTransformer)
+    check(network, released(stored.numbers, TRANSFORMER, TRANSFORMER))
+
+
+def test_spans_decode_each_weight_once_and_the_lora_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    quantize, _, _ = forms.QUANTIZATIONS["fp8 e4m3"]
+    stored = quantize(TRANSFORMER)
+    network, _ = opened(forms.write_safetensors(tmp_path, stored), WanTransformer)
+    decoded = []
+    monkeypatch.setattr(layers, "dequantize", lambda *given: decoded.append(1) or dequantize(*given))
+    velocity(network)
+    whole = len(decoded)
+    assert whole > 0
+    monkeypatch.setattr(spans, "CPU_SPANS", (2, 1))
+    decoded.clear()
+    velocity(network)
+    assert len(decoded) == whole
     check(network, released(stored.numbers, TRANSFORMER, TRANSFORMER))
 
 

@@ -77,6 +77,7 @@ def collected(spans: tuple[Span, ...], step: Callable[[Span], tuple[Tensor, ...]
             whole = tuple(part.new_empty(*part.shape[:2], tokens, part.shape[3]) for part in parts)
         for out, part in zip(whole, parts, strict=True):
             out[:, :, span.tokens] = part
+        del parts, part  # before the next are made
     assert whole is not None
     return whole
 

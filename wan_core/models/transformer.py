@@ -418,7 +418,8 @@ class Head(nn.Module):
                 modulated_norm(part, span.take(shift), span.take(scale), self.eps, torch.float32)
             )
 
-        return torch.cat([step(span) for span in spans], dim=1)
+        with held((self.head,), shift) if len(spans) > 1 else nullcontext():
+            return torch.cat([step(span) for span in spans], dim=1)
 
 
 def time_sinusoid(timestep: Tensor, width: int) -> Tensor:

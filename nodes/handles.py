@@ -49,6 +49,9 @@ WEIGHT_DTYPES = {
     "float32": torch.float32,
 }
 
+AS_RELEASED = "float32, as released"
+VAE_PRECISIONS = {AS_RELEASED: torch.float32, "bfloat16, half the memory": torch.bfloat16}
+
 
 @dataclass(frozen=True)
 class ModelHandle:
@@ -209,7 +212,9 @@ def load_text_encoder(path: Path) -> TextEncoderHandle:
 
 @dataclass(frozen=True)
 class VAEHandle(Hosted):
-    """A VAE of either kind."""
+    """A VAE of either kind. dtype: what it computes in."""
+
+    dtype: torch.dtype = torch.float32
 
     @property
     def latent_channels(self) -> int:
@@ -221,7 +226,7 @@ class VAEHandle(Hosted):
         chunks = iter(chunks)
         first = next(chunks)
         self.load("VAE", encode_bytes(self.module.config, first.shape))
-        moved = (chunk.to(self.device, torch.float32) for chunk in itertools.chain([first], chunks))
+        moved = (chunk.to(self.device, self.dtype) for chunk in itertools.chain([first], chunks))
         return resting(self.module.encode_chunks(moved))
 
     def check_channels(self, latent: Tensor) -> None:
@@ -239,7 +244,7 @@ class VAEHandle(Hosted):
         count, height, width = latent.shape[2:]
         progress = Progress(count)
         self.load("VAE", decode_bytes(self.module.config, height, width))
-        chunks = self.module.decode_chunks(latent.to(self.device, torch.float32))
+        chunks = self.module.decode_chunks(latent.to(self.device, self.dtype))
         for done, chunk in enumerate(chunks, start=1):  # (1, 3, n, H, W) in -1..1
             yield resting(to_frames(chunk))
             progress.update(done)
@@ -261,8 +266,12 @@ def encode_bytes(config: VAEConfig | VAE22Config, video: torch.Size) -> int:
     return 15 * 4 * (4 * config.dim) * points + 4 * math.prod(video)
 
 
-def load_vae(path: Path) -> VAEHandle:
-    """A VAE of either kind, computing in float32 as released. Raises WanError for a file that is none."""
+def load_vae(path: Path, precision: str = AS_RELEASED) -> VAEHandle:
+    """A VAE of either kind. Raises WanError for a file that is none.
+
+    It computes in float32 where the device, or how ComfyUI was started, knows no other.
+    """
     file = require(open_checkpoint(path), "vae")
-    hosted = host(make_vae, vae_config(file.header), file, mm.vae_device(), mm.vae_offload_device())
-    return VAEHandle(hosted.patcher)
+    device = mm.vae_device()
+    hosted = host(make_vae, vae_config(file.header), file, device, mm.vae_offload_device())
+    return VAEHandle(hosted.patcher, mm.vae_dtype(device, [VAE_PRECISIONS[precision]]))

@@ -8,6 +8,7 @@ The last line of stdout is JSON.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -21,6 +22,7 @@ import torch
 from inside_comfyui import handles, mm, nodes
 from torch import Tensor, nn
 
+denormalize = importlib.import_module("pack_under_test.wan_core.models.latent_scale").denormalize_latent
 checkpoint = importlib.import_module("pack_under_test.wan_core.checkpoints.checkpoint")
 mapped = importlib.import_module("pack_under_test.nodes.mapped")
 live_spec = importlib.util.spec_from_file_location("live", inside.PACK / "bench" / "live.py")
@@ -98,24 +100,16 @@ def estimates() -> dict[str, list[float]]:
         "short prompt": peak(encoder.encode, "positive", inside.PROMPT),
         "long prompt": peak(encoder.encode, "positive", long),
     }
-    texts = [rows[0][0][:, :count] for rows, count in zip(prompts(encoder), (20, 60), strict=True)]
-    cases = {"t2v": (inside.HIGH, inside.LOW, "high_noise", 16), "ti2v": (TI2V, None, "dense", 48)}
-    for name, (file, low, expert, channels) in cases.items():
+    texts = nodes.WanCoreTextEncode.execute(encoder, inside.PROMPT, long).args
+    for name, file, low in (("t2v", inside.HIGH, inside.LOW), ("ti2v", TI2V, None)):
         model = handles.load_model(file, low, None)
         for cells in (16, 48):
-            latent = torch.zeros(1, channels, 3, cells, cells)
-            times = torch.full((1,), 500)
-            if low is None:  # one time for each token: a start image is kept
-                times = times.expand(1, 3 * cells * cells // 4).clone()
-                times[:, : cells * cells // 4] = 0
-            progress = inside.hosting.StepProgress(1)
-            experts = handles.HostedExperts(model, latent.shape, progress)
-            answer[f"{name} {cells}"] = peak(predict, experts, expert, latent, times, texts)
+            answer[f"{name} {cells}"] = peak(sample, model, texts, empty_latent(model, cells))
     for name, file, channels, scale in (("vae", VAE, 16, 8), ("vae 2.2", VAE_2_2, 48, 16)):
         vae = handles.load_vae(file)
         for cells in (6, 12):
             latent = torch.zeros(1, channels, 3, cells, cells)
-            video = torch.zeros(1, 3, 9, scale * cells, scale * cells)
+            video = torch.zeros(1, 3, 9, scale * cells, scale * cells).split([1, 4, 4], dim=2)
             answer[f"{name} decode {cells}"] = peak(decode, vae, latent)
             answer[f"{name} encode {cells}"] = peak(vae.encode, video)
     return answer
@@ -138,16 +132,14 @@ def decode(vae: Any, latent: Tensor) -> None:
         pass
 
 
-def predict(experts: Any, name: str, latent: Tensor, times: Tensor, texts: list[Tensor]) -> None:
-    """Two predictions, as a step with guidance makes them, twice."""
-    network = experts.at(name)
-    for _ in range(2):
-        for text in texts:
-            network(latent, times, text)
-
-
-def prompts(encoder: Any) -> Any:
-    return nodes.WanCoreTextEncode.execute(encoder, inside.PROMPT, "").args
+def empty_latent(model: Any, cells: int) -> dict[str, Tensor]:
+    """Three latent frames, of which TI2V keeps the first, as after Image to Video."""
+    zero = denormalize(torch.zeros(1, model.variant.latent_channels, 3, cells, cells))
+    if model.variant.boundary is not None:
+        return {"samples": torch.zeros_like(zero)}
+    mask = torch.ones(1, 1, 3, cells, cells)
+    mask[:, :, 0] = 0
+    return {"samples": zero, "noise_mask": mask}
 
 
 def every_budget() -> dict[str, Any]:
@@ -176,7 +168,8 @@ def two_runs(budget: int) -> tuple[dict[str, Any], list[Tensor]]:
         for seed in (1, 2):
             mm.load_models_gpu([other])
             again = handles.load_model(inside.HIGH, inside.LOW, None)  # as a second loader of the same files
-            made.append(sample(again, texts, seed))
+            latent = nodes.WanCoreEmptyVideoLatent.execute(32, 32, 5)[0]
+            made.append(sample(again, texts, latent, seed))
             made.append(nodes.WanCoreDecode.execute({"samples": made[-1]}, vae)[0])
     mm.unload_all_models()
     watch.end()
@@ -193,9 +186,8 @@ def two_runs(budget: int) -> tuple[dict[str, Any], list[Tensor]]:
     return seen, made
 
 
-def sample(model: Any, texts: Any, seed: int) -> Tensor:
-    latent = nodes.WanCoreEmptyVideoLatent.execute(32, 32, 5)[0]
-    return nodes.WanCoreSampler.execute(model, *texts, latent, seed, 4, 12.0, 0.9, 2.0, 2.0, "euler")[0][
+def sample(model: Any, texts: Any, latent: dict[str, Tensor], seed: int = 1) -> Tensor:
+    return nodes.WanCoreSampler.execute(model, *texts, latent, seed, 4, 12.0, 0.9, 2.0, 2.0, "unipc")[0][
         "samples"
     ]
 
@@ -204,6 +196,21 @@ def another_node_s() -> Any:
     """A model that some other node has in core's care."""
     layers = nn.Sequential(*(inside.comfy.ops.manual_cast.Linear(512, 512) for _ in range(4)))
     return inside.comfy.model_patcher.CoreModelPatcher(layers, DEVICE, torch.device("cpu"))
+
+
+def in_bfloat16() -> dict[str, float]:
+    """How far a VAE that computes in bfloat16 is from one in float32."""
+    vae = handles.load_vae(VAE, "bfloat16, half the memory")
+    lean = dataclasses.replace(vae, dtype=torch.bfloat16)  # which a CPU does not get by itself
+    video = torch.rand(1, 3, 5, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.inference_mode():
+        latents = [each.encode(video.split([1, 4], dim=2)) for each in (lean, vae)]
+        videos = [torch.cat(list(each.decode(latents[1]))) for each in (lean, vae)]
+    return {
+        "on a CPU": str(vae.dtype),
+        "encode": inside.distance(*latents),
+        "decode": inside.distance(*videos),
+    }
 
 
 class Sink:
@@ -313,12 +320,13 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    estimated = estimates()
+    estimated, lean = estimates(), in_bfloat16()
     DEVICE = inside.pretend_a_gpu()
     mm.should_use_fp16 = mm.should_use_bf16 = lambda *_, **__: False  # so it computes in float32
     mm.MIN_WEIGHT_MEMORY_RATIO = 0.0  # as on NVIDIA cards
     answers = {
         "estimates": estimated,
+        "in_bfloat16": lean,
         "every_budget": every_budget(),
         "through_the_queue": through_the_queue(),
     }

@@ -49,6 +49,13 @@ def test_what_core_is_asked_to_keep_free_is_what_the_work_takes(answers: dict[st
     assert asked == pytest.approx(taken, rel=0.15)
 
 
+def test_a_vae_in_bfloat16_is_near_one_in_float32(answers: dict[str, Any]) -> None:
+    found = answers["in_bfloat16"]
+    assert found["on a CPU"] == "torch.float32"
+    assert 0 < found["encode"] < 0.02
+    assert 0 < found["decode"] < 0.02
+
+
 @pytest.fixture(params=BUDGETS)
 def seen(request: pytest.FixtureRequest, answers: dict[str, Any]) -> dict[str, Any]:
     """Of one budget."""

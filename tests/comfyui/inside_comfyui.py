@@ -35,6 +35,7 @@ import torch  # noqa: E402
 PROMPT = "a red circle moves to the right over a plain dark background"
 HIGH = MODELS / "diffusion_models" / "wan_tiny_t2v_high_noise.safetensors"
 LOW = MODELS / "diffusion_models" / "wan_tiny_t2v_low_noise.safetensors"
+VAE_2_1, VAE_2_2 = (MODELS / "vae" / f"wan_tiny_vae{kind}.safetensors" for kind in ("", "_2_2"))
 TEXT_ENCODER = MODELS / "text_encoders" / "wan_tiny_umt5.safetensors"
 
 
@@ -51,6 +52,9 @@ def load_pack() -> ModuleType:
 
 nodes = load_pack()
 handles = importlib.import_module("pack_under_test.nodes.handles")
+checkpoints = importlib.import_module("pack_under_test.wan_core.checkpoints")
+models = importlib.import_module("pack_under_test.wan_core.models.vae")
+to_frames = importlib.import_module("pack_under_test.wan_core.models.video_vae").to_frames
 hosting = importlib.import_module("pack_under_test.nodes.hosting")
 
 
@@ -119,6 +123,28 @@ def short_of_memory() -> dict[str, Any]:
             "low": model.experts["low_noise"].patcher.loaded_size() / size,
         }
         mm.unload_all_models()
+    return answer
+
+
+def vaes_short_of_memory() -> dict[str, Any]:
+    """Core's layers and ours: one video, with all weights on the device, and with half of them coming by."""
+    pretend_a_gpu()
+    handles.decode_bytes = lambda *_, **__: 1 << 16
+    answer = {}
+    for file in (VAE_2_1, VAE_2_2):
+        checkpoint = checkpoints.open_checkpoint(file)
+        ours = models.make_vae(checkpoints.vae_config(checkpoint.header), device="meta")
+        ours = checkpoints.load_module(ours, checkpoint, torch.float32)
+        latent = torch.randn(1, ours.config.latent_channels, 3, 6, 5)
+        plain = torch.cat([to_frames(chunk) for chunk in ours.decode_chunks(latent)])
+        size = file.stat().st_size
+        for name, budget in (("all", 8 * size), ("half", size // 2)):
+            give_memory(budget)
+            vae = handles.load_vae(file)
+            frames = torch.cat(list(vae.decode(latent)))
+            loaded = vae.patcher.loaded_size() / size
+            answer[f"{file.stem} {name}"] = {"distance": distance(frames, plain), "loaded": loaded}
+            mm.unload_all_models()
     return answer
 
 
@@ -290,7 +316,7 @@ def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 if __name__ == "__main__":
-    # The last two leave core believing in a device that is not there.
+    # The last three leave core believing in a device that is not there.
     questions = (
         text_encoders_agree,
         experts_take_turns,
@@ -299,6 +325,7 @@ if __name__ == "__main__":
         latents_are_copied,
         speed_settings,
         short_of_memory,
+        vaes_short_of_memory,
         other_devices,
     )
     sys.stdout.write(json.dumps({question.__name__: question() for question in questions}) + "\n")

@@ -57,6 +57,14 @@ def test_a_small_device_gives_the_same_latent(answers: dict[str, Any]) -> None:
     assert 0.1 < found["half"]["low"] < 0.8
 
 
+def test_a_vae_through_core_s_layers_gives_our_video(answers: dict[str, Any]) -> None:
+    found = answers["vaes_short_of_memory"]
+    assert len(found) == 4
+    for name, case in found.items():
+        assert case["distance"] < 1e-6
+        assert 0.1 < case["loaded"] < 0.8 if name.endswith("half") else case["loaded"] > 0.9
+
+
 def test_layers_without_weights_are_filled(answers: dict[str, Any]) -> None:
     found = answers["weights_that_come_late"]
     assert found["empty"] == []

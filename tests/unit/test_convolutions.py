@@ -89,6 +89,20 @@ def test_a_vae_gives_the_same_by_either_kernel_and_in_parts(vae, monkeypatch):
     close(vae.decode(raw), vae.decode_whole(raw))
 
 
+@pytest.mark.parametrize("vae", [WanVAE(VAEConfig(dim=4)), WanVAE22(VAE22Config(dim=4, decoder_dim=4))])
+def test_memory_kept_elsewhere_changes_nothing(vae):
+    raw = rand(1, vae.config.latent_channels, 4, 2, 3)
+    assert torch.equal(torch.cat(list(vae.decode_chunks(raw, cache_device="cpu")), dim=2), vae.decode(raw))
+
+
+def test_memory_lies_where_it_was_asked_to():
+    memory, layer = vae_layers.Memory("meta"), torch.nn.Identity()
+    memory.keep(layer, [rand(1, 2, 2, 4)])
+    assert memory.fork().take(layer, torch.empty(0, device="meta"))[0].shape == (1, 2, 2, 4)
+    assert memory.take(layer, torch.empty(0, device="meta"))[0].is_meta
+    assert memory.take(layer, torch.empty(0, device="meta")) == []
+
+
 def test_real_width_goes_through_winograd(monkeypatch):
     """The rule that chooses, at the released width: where it says Winograd the numbers must be as good."""
     asked = []

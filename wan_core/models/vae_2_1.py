@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from .vae_layers import (
     Memory,
     ResidualBlock,
     Upsample,
+    a_few_at_a_time,
     causal_conv,
     head,
     in_parts,
@@ -82,16 +83,17 @@ class Encoder(nn.Module):
             if stage < len(config.dim_mult) - 1:
                 layers.append(Downsample(dim_out, config.temporal_downsample[stage], make))
         self.downsamples = nn.Sequential(*layers)
-        self.widest = config.num_res_blocks  # layers of the first stage, which work on whole pixels
+        # Layers of the first stage, which work on whole pixels; halving frames takes all of a chunk.
+        self.widest = config.num_res_blocks + (not config.temporal_downsample[0])
         self.middle = middle(dims[-1], make)
         self.head = head(dims[-1], 2 * config.latent_channels, make)
 
     def forward(self, x: Tensor, memory: Memory | None) -> Tensor:
         start, end = partial(causal_conv, self.conv1), partial(run_head, self.head)
         with streaming(memory):
-            frames = in_parts([start, *self.downsamples[: self.widest]], to_list(x), memory)
-            frames = through([*self.downsamples[self.widest :], *self.middle, end], frames, memory)
-            return to_tensor(frames)
+            wide = [start, *self.downsamples[: self.widest]]
+            frames = a_few_at_a_time(wide, to_list(x), memory, self.conv1.out_channels)
+            return to_tensor(through([*self.downsamples[self.widest :], *self.middle, end], frames, memory))
 
 
 class Decoder(nn.Module):
@@ -116,5 +118,7 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor, memory: Memory | None) -> Tensor:
         start, end = partial(causal_conv, self.conv1), partial(run_head, self.head)
+        parts = (layer.parts() if isinstance(layer, Upsample) else [layer] for layer in self.upsamples)
+        layers = chain.from_iterable(parts)
         with streaming(memory):
-            return to_tensor(in_parts([start, *self.middle, *self.upsamples, end], to_list(x), memory))
+            return to_tensor(in_parts([start, *self.middle, *layers, end], to_list(x), memory))

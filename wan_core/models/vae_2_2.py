@@ -24,6 +24,7 @@ from .vae_layers import (
     Memory,
     ResidualBlock,
     Upsample,
+    a_few_at_a_time,
     added,
     causal_conv,
     head,
@@ -90,14 +91,16 @@ class Encoder(nn.Module):
             temporal = None if last else config.temporal_downsample[stage]
             stages.append(DownStage(dim_in, dim_out, config.num_res_blocks, temporal, make))
         self.downsamples = nn.Sequential(*stages)
+        self.widest = 0 if config.temporal_downsample[0] else 1  # halving frames takes all of a chunk
         self.middle = middle(dims[-1], make)
         self.head = head(dims[-1], 2 * config.latent_channels, make)
 
     def forward(self, x: Tensor, memory: Memory | None) -> Tensor:
         start, end = partial(causal_conv, self.conv1), partial(run_head, self.head)
         with streaming(memory):
-            frames = in_parts([start], to_list(patchify(x)), memory)
-            return to_tensor(through([*self.downsamples, *self.middle, end], frames, memory))
+            wide = [start, *self.downsamples[: self.widest]]
+            frames = a_few_at_a_time(wide, to_list(patchify(x)), memory, self.conv1.out_channels)
+            return to_tensor(through([*self.downsamples[self.widest :], *self.middle, end], frames, memory))
 
 
 class Decoder(nn.Module):
@@ -162,7 +165,7 @@ class UpStage(nn.Module):
         self.has_shortcut = temporal is not None
 
     def forward(self, x: Frames, memory: Memory | None) -> Frames:
-        starts = memory is None or self.upsamples[-1] not in memory.frames
+        starts = memory is None or self.upsamples[-1] not in memory
         h = x
         for layer in self.upsamples:
             h = layer(h, memory)

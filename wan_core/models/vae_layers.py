@@ -23,7 +23,7 @@ from .winograd import Scratch
 
 Frames = list[Tensor]  # one (B, H, W, C) for each frame
 
-NORM_ELEMENTS = 2**18  # normalized at one time on a CPU: 1 MB, which its cache holds; 64 times that elsewhere
+NORM_ELEMENTS = 2**18  # normalized at one time on a CPU: 1 MB, which its cache holds; 16 times that elsewhere
 QUERIES = 4096  # that look at a frame at one time, for kernels that write the scores down
 LARGE_FRAME = 2**22  # bytes: layers that would hold several such frames take them one or two at a time
 
@@ -32,17 +32,71 @@ Layer = Callable[[Frames, "Memory | None"], Frames]
 
 
 class Memory:
-    """What each causal layer remembers between two chunks of one clip: its last one or two input frames."""
+    """What each causal layer remembers between two chunks of one clip: its last one or two input frames.
 
-    def __init__(self) -> None:
-        self.frames: dict[nn.Module, Frames] = {}
+    At 1280 x 720 in 16 bits that is 4.4 GB. With a `device` it lies there, such as on the host: then a CUDA
+    device copies on a stream of its own, what the next layer needs while this one works.
+    """
+
+    def __init__(self, device: torch.device | str | None = None) -> None:
         self.scratch = Scratch()
+        self._device = device
+        self._frames: dict[nn.Module, Frames] = {}
+        self._fetched: dict[nn.Module, Frames] = {}
+        self._followers: dict[nn.Module, nn.Module] = {}
+        self._last: nn.Module | None = None
+        self._copies: torch.cuda.Stream | None = None
+
+    def __contains__(self, layer: nn.Module) -> bool:
+        return layer in self._frames
+
+    def keep(self, layer: nn.Module, frames: Frames) -> None:
+        """Remember these until they are taken; they are the memory's now."""
+        if self._device is not None and frames:
+            frames = self._stored(frames)
+        self._frames[layer] = frames
+
+    def take(self, layer: nn.Module, like: Tensor) -> Frames:
+        """What was kept, on `like`'s device and the caller's to overwrite; nothing at a clip's start."""
+        if self._device is None:
+            return self._frames.pop(layer, [])
+        if self._last is not None:
+            self._followers[self._last] = layer
+        self._last = layer
+        frames = self._fetched.pop(layer, None) or self._fetch(layer, like.device)
+        self._frames.pop(layer, None)
+        follower = self._followers.get(layer)
+        if self._copies is not None:
+            torch.cuda.current_stream(like.device).wait_stream(self._copies)
+            for frame in frames:  # made on the other stream: its memory is free when this one has read it
+                frame.record_stream(torch.cuda.current_stream(like.device))
+            if follower is not None and follower not in self._fetched:
+                self._fetched[follower] = self._fetch(follower, like.device)
+        return frames
 
     def fork(self) -> Memory:
         """A memory of the same past, for another future."""
-        twin = Memory()
-        twin.frames = {layer: [frame.clone() for frame in past] for layer, past in self.frames.items()}
+        twin = Memory(self._device)
+        twin._frames = {layer: [frame.clone() for frame in past] for layer, past in self._frames.items()}
         return twin
+
+    def _stored(self, frames: Frames) -> Frames:
+        if frames[0].device.type != "cuda":
+            return [frame.to(self._device, copy=True) for frame in frames]
+        if self._copies is None:
+            self._copies = torch.cuda.Stream(frames[0].device)
+        self._copies.wait_stream(torch.cuda.current_stream(frames[0].device))
+        with torch.cuda.stream(self._copies):
+            stored = [torch.empty_like(frame, device=self._device, pin_memory=True) for frame in frames]
+            for to, frame in zip(stored, frames, strict=True):
+                to.copy_(frame, non_blocking=True)
+                frame.record_stream(self._copies)
+        return stored
+
+    def _fetch(self, layer: nn.Module, device: torch.device) -> Frames:
+        frames = self._frames.get(layer, [])
+        with torch.cuda.stream(self._copies):  # of no effect without one
+            return [frame.to(device, non_blocking=True, copy=True) for frame in frames]
 
 
 class ResidualBlock(nn.Module):
@@ -103,9 +157,9 @@ class Downsample(nn.Module):
         x = per_frame(self.resample, convolutions.downsampled, x, memory)
         if self.time_conv is None:
             return x
-        before = [] if memory is None else memory.frames.get(self, [])
+        before = [] if memory is None else memory.take(self, x[0])
         if memory is not None:
-            memory.frames[self] = x[-1:]
+            memory.keep(self, x[-1:])
         if before:
             return self._halved([*before, *x], memory)
         return x[:1] + self._halved(x, memory)
@@ -130,23 +184,26 @@ class Upsample(nn.Module):
         self.time_conv = make.time_conv(dim_in, 2 * dim_in) if temporal else None
 
     def forward(self, x: Frames, memory: Memory | None) -> Frames:
-        if self.time_conv is not None:
-            x = self._double_frames(x, memory)
+        return through(self.parts(), x, memory)
+
+    def parts(self) -> list[Layer]:
+        """In time, then in space: what comes after the first may go on frame by frame."""
+        return [self._enlarge] if self.time_conv is None else [self._double, self._enlarge]
+
+    def _enlarge(self, x: Frames, memory: Memory | None) -> Frames:
         return per_frame(self.resample, convolutions.upsampled, x, memory)
 
-    def _double_frames(self, x: Frames, memory: Memory | None) -> Frames:
+    def _double(self, x: Frames, memory: Memory | None) -> Frames:
         # The clip's first latent frame stays one frame and is no history for the next: the released
         # decoder gives the second latent frame two frames of zeros before it.
-        starts = memory is None or self not in memory.frames
+        starts = memory is None or self not in memory
         first, rest = (x[:1], x[1:]) if starts else ([], x)
         if memory is not None and starts:
-            memory.frames[self] = []
+            memory.keep(self, [])
         if not rest:
             return first
         doubled = causal_conv(self.time_conv, rest, memory, owner=self)
-        # a view of a frame would keep its twin alive
-        halves = [half for frame in doubled for half in frame.chunk(2, dim=-1)]
-        return first + halves
+        return first + [half for frame in doubled for half in frame.chunk(2, dim=-1)]
 
 
 class RMSNorm(nn.Module):
@@ -162,7 +219,7 @@ class RMSNorm(nn.Module):
         if torch.is_grad_enabled():
             return self._whole(x, gamma, silu)
         out = x if over else torch.empty_like(x)
-        rows = NORM_ELEMENTS * (1 if x.device.type == "cpu" else 64) // len(gamma)
+        rows = NORM_ELEMENTS * (1 if x.device.type == "cpu" else 16) // len(gamma)
         for part, to in zip(*(t.view(-1, len(gamma)).split(rows) for t in (x, out)), strict=True):
             to.copy_(self._whole(part, gamma, silu))
         return out
@@ -182,10 +239,10 @@ def causal_conv(conv: nn.Module, x: Frames, memory: Memory | None, owner: nn.Mod
     if memory is None:
         zeros = torch.zeros_like(x[0])
         return joined(conv, [zeros, zeros, *x])
-    seen = [*memory.frames.pop(owner or conv, []), *x]
+    seen = [*memory.take(owner or conv, x[0]), *x]
     with conv.borrow(x[0]) as (weight, bias):
         convolutions.causal(seen, len(x), weight, bias, memory.scratch)
-    memory.frames[owner or conv] = seen[len(x) :]
+    memory.keep(owner or conv, seen[len(x) :])
     return seen[: len(x)]
 
 
@@ -238,23 +295,36 @@ def in_parts(layers: Sequence[Layer], x: Frames, memory: Memory | None) -> Frame
     `x` is used up. For layers that need no frames but those before.
     """
     for index, layer in enumerate(layers):
-        few = _at_once(x, memory)
+        few = at_once(x, memory, x[0].shape[-1])
         if len(x) > few:
             rest, out = layers[index:], []
             while x:
-                part = x[:few]
-                del x[:few]
-                out += in_parts(rest, part, memory)
+                out += in_parts(rest, taken(x, few), memory)
             return out
         x = layer(x, memory)
     return x
 
 
-def _at_once(x: Frames, memory: Memory | None) -> int:
-    """How many of these frames go together: Winograd on a CPU is best at two."""
-    if memory is None or x[0].numel() * x[0].element_size() < LARGE_FRAME:
+def a_few_at_a_time(layers: Sequence[Layer], x: Frames, memory: Memory | None, channels: int) -> Frames:
+    """`through`, so that at most a few large frames of `channels` are there at once. `x` is used up."""
+    few, out = at_once(x, memory, channels), []
+    while x:
+        out += through(layers, taken(x, few), memory)
+    return out
+
+
+def at_once(x: Frames, memory: Memory | None, channels: int) -> int:
+    """How many of these frames go together if they have `channels`: Winograd on a CPU is best at two."""
+    if memory is None or x[0][..., 0].numel() * channels * x[0].element_size() < LARGE_FRAME:
         return len(x)
     return 2 if x[0].device.type == "cpu" else 1
+
+
+def taken(x: Frames, count: int) -> Frames:
+    """The first frames, which `x` then has no more."""
+    part = x[:count]
+    del x[:count]
+    return part
 
 
 def to_list(x: Tensor) -> Frames:

@@ -68,10 +68,16 @@ class VideoVAE(nn.Module):
         """
         return torch.cat(list(self.decode_chunks(latent)), dim=2)
 
-    def decode_chunks(self, latent: Tensor) -> Iterator[Tensor]:
-        """The decoded video a latent frame at a time: 1 frame, then 4 each, (B, 3, 1 or 4, H, W)."""
+    def decode_chunks(
+        self, latent: Tensor, cache_device: torch.device | str | None = None
+    ) -> Iterator[Tensor]:
+        """The decoded video a latent frame at a time: 1 frame, then 4 each, (B, 3, 1 or 4, H, W).
+
+        What it holds between two of them does not grow. On `cache_device`, such as "cpu" beside a GPU, most
+        of that lies out of the way: the same numbers in less memory.
+        """
         self._check("latent", latent, self.config.latent_channels)
-        memory = Memory()
+        memory = Memory(cache_device)
         for frame in latent.split(1, dim=2):
             yield self.decoder(self.conv2(frame), memory)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from .checkpoints import Checkpoint, transformer_config, umt5_config
+from .checkpoints.mapping import DTYPES
 from .checkpoints.quantization import is_plain
 from .errors import WanError
 from .memory import (
@@ -121,7 +122,7 @@ def expert_need(
     batch = (1, config.in_channels, frames, height, width)
     kept = TEXTS * 2 * config.num_layers * config.text_len * config.dim * dtype.itemsize
     loop = LOOP_LATENTS * math.prod(latent_shape) * torch.float32.itemsize
-    numbers = _widest(checkpoint, dtype)
+    numbers = _widened(checkpoint, dtype)
     work = transformer_bytes(config, batch, dtype, residual_dtype(speed, dtype)) + kept + loop + numbers
     tokens = frames * height * width // math.prod(config.patch_size)
     return Need("transformer", weights, work, tokens)
@@ -135,16 +136,19 @@ def transformer_bytes(
     return tokens * (config.dim * (residual.itemsize + 5 * dtype.itemsize) + config.ffn_dim * dtype.itemsize)
 
 
-def _widest(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
-    """The numbers of the largest quantized layer of a block, which are made while it computes."""
+def _widened(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
+    """The numbers made of weights not kept in the compute dtype: of two layers of a block at one time."""
+    if checkpoint.rounding(dtype) is not None:
+        return 0
     inside = [info for name, info in checkpoint.header.items() if name.startswith("blocks.")]
-    most = max((info.elements for info in inside if not is_plain(info.dtype)), default=0)
-    return most * dtype.itemsize + _decoding(checkpoint)
+    others = sorted(info.elements for info in inside if DTYPES.get(info.dtype) is not dtype)
+    return sum(others[-2:]) * dtype.itemsize + _decoding(checkpoint)
 
 
 def _decoding(checkpoint: Checkpoint) -> int:
     """What unpacking stored codes needs besides the numbers that come of them."""
-    most = max((info.elements for info in checkpoint.header.values() if not is_plain(info.dtype)), default=0)
+    codes = (info for info in checkpoint.header.values() if not is_plain(info.dtype))
+    most = max((info.elements for info in codes), default=0)
     return DECODING * min(most, CHUNK_NUMBERS) // CHUNK_NUMBERS
 
 

@@ -53,7 +53,7 @@ from .models.vae import make_vae
 from .models.video_vae import VideoVAE, to_frames
 from .placement import Budget, Need, budget, describe, expert_need, read_ahead_limit, text_need
 from .request import Request
-from .sampling import StepInfo, denoise, looking_ahead, make_noise, plan_experts
+from .sampling import KeepTexts, StepInfo, denoise, looking_ahead, make_noise, plan_experts
 from .sampling.plan import Plan, PlannedStep
 from .schedulers import make_schedule
 from .speed import Speed, apply
@@ -321,7 +321,7 @@ class OneAtATime:
         from_file = pipeline.device.type == "cpu" or residence.streamed
         self._in_use = checkpoint.size if from_file else 0
         apply(network, pipeline.speed, pipeline.device)
-        self._network = with_changes(network, _changes(pipeline, name), pipeline.device)
+        self._network = KeepTexts(with_changes(network, _changes(pipeline, name), pipeline.device))
         return self._velocity
 
     def expect(self, name: str) -> None:

@@ -188,6 +188,20 @@ def test_of_two_streamed_experts_the_first_is_gone_before_the_second_comes(pipel
         gc.enable()
 
 
+def test_a_prompt_is_read_once_in_each_turn(pipeline, monkeypatch):
+    read, original = [], pipeline_module.WanTransformer.read_text
+
+    def watched(self, context, *others):
+        read.append(context.shape[1])
+        return original(self, context, *others)
+
+    monkeypatch.setattr(pipeline_module.WanTransformer, "read_text", watched)
+    request = request_for(pipeline, steps=6)
+    sample(pipeline, request, *encode_prompts(pipeline, [PROMPT, "a square"]))
+    tokens = [pipeline.tokenizer.count(text) for text in (PROMPT, "a square")]
+    assert read == tokens * 2, "two prompts, two experts, six steps"
+
+
 def test_the_header_of_each_file_is_read_once(folder, monkeypatch):
     read, original = [], containers._read_file
 

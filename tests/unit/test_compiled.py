@@ -16,6 +16,7 @@ from torch._dynamo.utils import counters
 
 from wan_core.attention import Attention, attention
 from wan_core.attention.backend import Backend
+from wan_core.memory.streamer import Streamer
 from wan_core.models import compiled, spans
 from wan_core.models.compiled import compile_blocks, uncompile_blocks
 
@@ -31,7 +32,7 @@ def fresh_compiler(monkeypatch):
     torch._dynamo.reset()
     counters.clear()
     compiled.compiled_class.cache_clear()
-    monkeypatch.setattr(torch, "compile", lambda step, **how: EAGER_COMPILE(step, backend="aot_eager", **how))
+    monkeypatch.setattr(torch, "compile", lambda step, **how: EAGER_COMPILE(step, backend="eager", **how))
     yield
     compiled.compiled_class.cache_clear()
     torch._dynamo.reset()
@@ -179,6 +180,32 @@ def test_hooks_of_the_block_itself_run_around_its_graph():
         network(*inputs())
     assert seen == 2 * list(network.blocks)
     assert graphs() == STEPS
+
+
+def test_blocks_whose_weights_come_and_go_share_the_graphs():
+    network = expert()
+    with torch.no_grad():
+        before = network(*inputs())
+        compile_blocks(network.blocks)
+        streamer = Streamer(network, list(network.blocks), range(len(network.blocks)), torch.device("cpu"))
+        for _ in range(3):
+            assert torch.allclose(network(*inputs()), before, rtol=1e-4, atol=1e-5)
+        streamer.close()
+    assert graphs() == STEPS
+
+
+def test_weights_that_are_cast_once_for_many_spans_stay_so(monkeypatch, said):
+    """A graph would cast, or decode, them for each span anew."""
+    monkeypatch.setattr(spans, "CPU_SPANS", (10, 5))
+    network = expert()
+    network.compute_dtype = torch.bfloat16  # of float32 weights
+    with torch.no_grad():
+        before = network(*inputs(batch=1))
+        compile_blocks(network.blocks)
+        for _ in range(2):
+            assert torch.equal(network(*inputs(batch=1)), before)
+    assert graphs() == 0
+    assert said() == ["compile: weights that are decoded or cast on the way run uncompiled"]
 
 
 def test_an_optional_attention_kernel_is_called_from_the_graph():

@@ -80,6 +80,18 @@ def test_a_16_bit_residual_is_the_compute_dtype():
     ]
 
 
+def test_a_network_computes_with_what_it_was_given():
+    network = tiny_network(dtype=torch.bfloat16)
+    with torch.no_grad():
+        exact = network(*inputs())
+        apply(network, Speed(residual="16-bit"), CPU)
+        assert 1e-5 < far(network(*inputs()), exact) < 0.05
+        apply(network, Speed(), CPU)
+        assert torch.equal(network(*inputs()), exact)
+        network.attention = lambda q, k, v, bias=None: torch.zeros_like(q)
+        assert far(network(*inputs()), exact) > 0.05
+
+
 def test_the_defaults_change_no_number():
     network = tiny_network()
     with torch.no_grad():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import activations, end_to_end, load, report, schedule, switch, text, transformer, vae21, vae22
+from . import activations, end_to_end, gpu, load, report, schedule, switch, text, transformer, vae21, vae22
 
 SUITES = {
     "transformer": transformer,
@@ -17,6 +17,7 @@ SUITES = {
     "switch": switch,
     "end_to_end": end_to_end,
     "activations": activations,
+    "gpu": gpu,
     "report": report,
 }
 

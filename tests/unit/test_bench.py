@@ -86,3 +86,12 @@ def test_the_report_says_what_was_reached_and_what_was_not_measured(tmp_path: Pa
     assert "Ours to the best peer: time 0.50, CPU time 1.00, peak memory 1.00." in lines
     assert any(line.startswith("Not measured: no run on a CUDA device") for line in lines)
     assert lines[-1] == "A remark."
+
+
+def test_the_gpu_suite_walks_its_code_with_toys_and_refuses_without_a_gpu(capsys, monkeypatch):
+    assert main(["gpu", "--dry", "--rounds", "1", "--case", "toy_stream"]) == 0
+    said = capsys.readouterr().out
+    assert "3 of 6 blocks streamed: time to resident" in said
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["gpu"]) == 1
+    assert capsys.readouterr().out.count("\n") == 1

@@ -272,9 +272,11 @@ CHOICES = [
 @pytest.mark.parametrize(("name", "capability", "names"), CHOICES)
 def test_what_a_card_gets(name, capability, names, monkeypatch, caplog):
     monkeypatch.setattr(choice, "compute_capability", lambda _: capability)
-    chosen = choose(name, CARD, torch.bfloat16)
+    with caplog.at_level(logging.INFO, "wancore"):
+        chosen = choose(name, CARD, torch.bfloat16)
     assert [one.name for one in chosen._waiting] == names
-    assert bool(caplog.messages) == (name not in ("auto", "sdpa") and not names)
+    said = "attention: SDPA" if name in ("auto", "sdpa") else "; SDPA is used"
+    assert [said in message for message in caplog.messages] == [True] * (not names)
     assert choose(name, CARD, torch.bfloat16) is chosen
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from wan_core.attention import Attention, attention
+from wan_core.attention import Attention, attention, choice, choose
 from wan_core.attention.backend import Backend
 from wan_core.memory.streamer import Streamer
 from wan_core.models import compiled, spans
@@ -66,6 +66,18 @@ def test_both_experts_share_their_graphs_and_compute_as_before():
                 out = network(*inputs())
                 assert float((out - expected).norm() / expected.norm()) < 1e-5
     assert graphs() == STEPS
+
+
+def test_the_attention_that_is_chosen_by_default_is_compiled(said):
+    choice._chosen.cache_clear()
+    network = expert()
+    with torch.no_grad():
+        expected = network(*inputs())
+        network.attention = choose("auto", torch.device("cpu"), torch.float32)
+        compile_blocks(network.blocks)
+        assert torch.allclose(network(*inputs()), expected, rtol=1e-4, atol=1e-5)
+    assert graphs() == STEPS
+    assert not [line for line in said() if line.startswith("compile")]
 
 
 def test_many_spans_and_kept_texts_cost_no_graph_for_each(monkeypatch):

@@ -22,6 +22,7 @@ from .sdpa import attention
 log = logging.getLogger("wancore")
 
 AUTO, SDPA = "auto", "sdpa"
+SDPA_NAME = "SDPA"
 BACKENDS = {module.BACKEND.name: module.BACKEND for module in (flash2, flash3, cudnn, sage)}
 NAMES = (AUTO, SDPA, *BACKENDS)
 # Fastest first, exact ones only. Without them SDPA, which takes FlashAttention 2 where it can.
@@ -47,14 +48,16 @@ class Attention:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         """(B, H, Lq, d), twice (B, H, Lk, d), and a bias as SDPA takes it, to (B, H, Lq, d)."""
-        if bias is None and self._number is not None and torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            if bias is not None or self._number is None:
+                return attention(q, k, v, bias)
             return _call_numbered(q, k, v, self._number).transpose(1, 2)
         if bias is None:
             while self._now is not None or self._load_next():
                 out = self._answer(q, k, v)
                 if out is not None:
                     return out
-            self._name("SDPA")
+            self.name(SDPA_NAME)
         return attention(q, k, v, bias)
 
     def _answer(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
@@ -74,7 +77,7 @@ class Attention:
             self._probed.clear()
             log.warning("attention: %s %s; %s", label, fault, self._instead())
             return None
-        self._name(label)
+        self.name(label)
         return out
 
     def _load_next(self) -> bool:
@@ -109,7 +112,7 @@ class Attention:
     def _instead(self) -> str:
         return f"next is {self._waiting[0].name}" if self._waiting else "SDPA is used"
 
-    def _name(self, label: str) -> None:
+    def name(self, label: str) -> None:
         """Name the backend in the log, once."""
         if not self._named:
             self._named = True
@@ -151,7 +154,10 @@ def _chosen(name: str, device: torch.device, dtype: torch.dtype) -> Attention:
     if asked_for and not fitting:
         card = f"compute capability {capability[0]}.{capability[1]}" if capability else f"{dtype} on {device}"
         log.warning("attention: %s is not for %s; SDPA is used", name, card)
-    return Attention(fitting, asked_for)
+    chosen = Attention(fitting, asked_for)
+    if not asked_for and not fitting:
+        chosen.name(SDPA_NAME)  # now, because a compiled graph writes no log
+    return chosen
 
 
 def compute_capability(device: torch.device) -> tuple[int, int] | None:

@@ -76,7 +76,7 @@ class VideoVAE(nn.Module):
         What it holds between two of them does not grow. On `cache_device`, such as "cpu" beside a GPU, most
         of that lies out of the way: the same numbers in less memory.
         """
-        self._check("latent", latent, self.config.latent_channels)
+        self.check_latent(latent)
         memory = Memory(cache_device)
         for frame in latent.split(1, dim=2):
             yield self.decoder(self.conv2(frame), memory)
@@ -92,6 +92,10 @@ class VideoVAE(nn.Module):
     def latent_mean(self, features: Tensor) -> Tensor:
         """The mean half of the encoder's (mean, log variance) features; nothing is sampled."""
         return self.conv1(features).chunk(2, dim=1)[0]
+
+    def check_latent(self, latent: Tensor) -> None:
+        """Refuse what is no latent (B, z, F, h, w) of this VAE. Raises WanError."""
+        self._check("latent", latent, self.config.latent_channels)
 
     def _encoder_chunks(self, video: Tensor) -> Iterator[Tensor]:
         self._check_video(video)

@@ -11,6 +11,7 @@ from .decode_to_video import WanCoreDecodeToVideo
 from .empty_video_latent import WanCoreEmptyVideoLatent
 from .example_image import WanCoreExampleImage
 from .expert_plan import WanCoreExpertPlan
+from .guidance_schedule import WanCoreGuidanceSchedule
 from .image_to_video import WanCoreImageToVideo
 from .load_lora import WanCoreLoadLora
 from .load_model import WanCoreLoadModel
@@ -19,6 +20,7 @@ from .load_vae import WanCoreLoadVAE
 from .sampler import WanCoreSampler
 from .save_video import WanCoreSaveVideo
 from .speed import WanCoreSpeed
+from .step_cache import WanCoreStepCache
 from .text_encode import WanCoreTextEncode
 
 NODES: list[type[io.ComfyNode]] = [
@@ -36,6 +38,8 @@ NODES: list[type[io.ComfyNode]] = [
     WanCoreExampleImage,
     WanCoreLoadLora,
     WanCoreSpeed,
+    WanCoreStepCache,
+    WanCoreGuidanceSchedule,
 ]
 
 MODEL_FOLDERS = ("diffusion_models", "text_encoders", "vae", "loras")

@@ -35,6 +35,7 @@ from ..wan_core.models.vae_2_1 import VAEConfig
 from ..wan_core.models.vae_2_2 import VAE22Config
 from ..wan_core.models.video_vae import to_frames
 from ..wan_core.placement import read_ahead_limit
+from ..wan_core.sampling import GuidanceSchedule, StepCache
 from ..wan_core.sampling.experts import HIGH_NOISE, LOW_NOISE
 from ..wan_core.speed import Speed, apply
 from ..wan_core.text.tokenizer import MAX_TOKENS, Tokenizer
@@ -66,6 +67,8 @@ class ModelHandle:
     files: dict[str, Checkpoint]
     loras: tuple[Lora, ...] = ()
     speed: Speed = field(default_factory=Speed)
+    step_cache: StepCache | None = None
+    guidance_schedule: GuidanceSchedule | None = None
 
     @property
     def patcher(self) -> comfy.model_patcher.ModelPatcher:

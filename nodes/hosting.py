@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from ..wan_core.checkpoints import Checkpoint, audit, fill
 from ..wan_core.errors import WanError
 from ..wan_core.sampling.denoise import StepInfo
+from ..wan_core.sampling.plan import PlannedStep, saved_words, taken_step
 from ..wan_core.variants.variant import DENSE
 from .mapped import stay_mapped
 from .quantized import into_core
@@ -193,6 +194,7 @@ class StepProgress(Progress):
         super().__init__(total)
         self.since = 0.0  # when the working expert was ready
         self.steps = 0  # it has done
+        self.taken: list[PlannedStep] = []
 
     def ready(self) -> None:
         """An expert has come in."""
@@ -202,8 +204,16 @@ class StepProgress(Progress):
         """One step is done."""
         self.update(info.index + 1)
         self.steps += 1
+        self.taken.append(taken_step(info))
         pace = (time.monotonic() - self.since) / self.steps
-        say(f"step {info.index + 1} of {info.total}, {expert_words(info.expert)}, {pace:.1f} s per step")
+        words = f"step {info.index + 1} of {info.total}, {expert_words(info.expert)}, {pace:.1f} s per step"
+        say(f"{words}, reused" if info.skipped else words)
+
+    def finish(self) -> None:
+        """All steps are done: say which were not computed as usual, if any."""
+        if saved := saved_words(self.taken):
+            say("; ".join(saved))
+            log.info("; ".join(saved))
 
 
 def expert_words(expert: str) -> str:

@@ -106,7 +106,10 @@ class WanCoreSampler(io.ComfyNode):
                 plan,
                 looking_ahead(plan, experts.expect, progress.step),
                 conditioning,
+                model.step_cache,
+                model.guidance_schedule,
             )
+        progress.finish()
         kept = {key: value for key, value in latent.items() if key not in OF_EMPTY_LATENTS}
         return io.NodeOutput({**kept, "samples": resting(denormalize_latent(sampled))})
 

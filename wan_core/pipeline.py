@@ -54,7 +54,7 @@ from .models.video_vae import VideoVAE, to_frames
 from .placement import Budget, Need, budget, describe, expert_need, read_ahead_limit, text_need
 from .request import Request
 from .sampling import KeepTexts, StepInfo, denoise, looking_ahead, make_noise, plan_experts
-from .sampling.plan import Plan, PlannedStep
+from .sampling.plan import Plan, taken_step
 from .schedulers import make_schedule
 from .speed import Speed, apply
 from .text.cleaning import clean_prompt
@@ -481,12 +481,7 @@ def _noted(followed: Plan, on_step: OnStep | None) -> OnStep:
     def note(info: StepInfo) -> None:
         if info.expert == LOW_NOISE and followed["switch"] is None:
             followed["switch"] = info.index
-        step: PlannedStep = {"timestep": info.timestep, "sigma": info.sigma, "expert": info.expert}
-        if info.skipped:
-            step["reused"] = True
-        if info.unguided:
-            step["unguided"] = True
-        followed["steps"].append(step)
+        followed["steps"].append(taken_step(info))
         if on_step is not None:
             on_step(info)
 

@@ -12,6 +12,7 @@ from ..errors import WanError
 from ..schedulers import make_schedule
 from ..variants import variant_for_task
 from ..variants.variant import HIGH_NOISE, LOW_NOISE
+from .denoise import StepInfo
 from .experts import plan_experts
 
 
@@ -74,6 +75,16 @@ def plan_summary(planned: Plan) -> str:
     counts = ", then ".join(f"{experts.count(name)} {name}" for name in dict.fromkeys(experts))
     total = f"{len(experts)} step{'s' if len(experts) != 1 else ''}: {counts}"
     return "; ".join([total, _switch_words(planned), *saved_words(planned["steps"])])
+
+
+def taken_step(info: StepInfo) -> PlannedStep:
+    """The row of a step that was run."""
+    step: PlannedStep = {"timestep": info.timestep, "sigma": info.sigma, "expert": info.expert}
+    if info.skipped:
+        step["reused"] = True
+    if info.unguided:
+        step["unguided"] = True
+    return step
 
 
 def saved_words(steps: Sequence[PlannedStep]) -> list[str]:

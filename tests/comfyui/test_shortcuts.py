@@ -1,0 +1,55 @@
+"""Step Cache and Guidance Schedule in ComfyUI do what the command line's options do.
+
+pytest tests/comfyui/test_shortcuts.py
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .comfy_server import ROOT, RUN_SECONDS, comfyui_python
+
+pytestmark = pytest.mark.comfy
+
+SCRIPT = Path(__file__).parent / "inside_shortcuts.py"
+
+
+@pytest.fixture(scope="module")
+def answers(comfyui: Path, weights: Path) -> dict[str, Any]:
+    """What inside_shortcuts.py found."""
+    command = [comfyui_python(comfyui), str(SCRIPT), str(comfyui), str(ROOT), str(weights)]
+    answer = subprocess.run(
+        command, cwd=comfyui, capture_output=True, text=True, check=False, timeout=RUN_SECONDS
+    )
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    return json.loads(answer.stdout.strip().splitlines()[-1])["as_on_the_command_line"]
+
+
+@pytest.mark.parametrize("name", ["whole", "cached", "unguided", "both"])
+def test_the_nodes_are_the_command_line_s_options(answers: dict[str, Any], name: str) -> None:
+    found = answers[name]
+    assert found["apart"] < 1e-5
+    assert (found["from whole"] > 1e-3) == (name != "whole")
+    assert answers["same experts"]
+
+
+@pytest.mark.parametrize("name", ["cached", "unguided", "both"])
+def test_the_node_says_which_steps_it_saved(answers: dict[str, Any], name: str) -> None:
+    found = answers[name]
+    assert found["said"][-1] == found["summary"]
+    reused = [line for line in found["said"] if line.endswith(", reused")]
+    assert bool(reused) == (name != "unguided")
+    assert (" reused" in found["summary"]) == (name != "unguided")
+    assert ("steps 0, 1, 13 without guidance" in found["summary"]) == (name != "cached")
+
+
+def test_nothing_is_kept_from_run_to_run_and_off_is_as_without(answers: dict[str, Any]) -> None:
+    assert answers["again"]
+    assert answers["off"]
+    assert answers["whole"]["summary"] == ""
+    assert "reused" not in answers["whole"]["said"][-1]

@@ -19,6 +19,7 @@ import dataclasses
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,16 @@ from tqdm import tqdm
 from ..checkpoints import load_module, vae_config
 from ..models.vae import make_vae
 from ..models.video_vae import to_frames
-from ..pipeline import Pipeline, decode, encode_images, encode_prompts, load_pipeline, sample, with_lora
+from ..pipeline import (
+    OnStep,
+    Pipeline,
+    decode,
+    encode_images,
+    encode_prompts,
+    load_pipeline,
+    sample,
+    with_lora,
+)
 from ..request import Request
 from ..sampling.experts import HIGH_NOISE, LOW_NOISE
 from ..variants import TASKS
@@ -40,6 +50,7 @@ from .measure import Measured, measure, psnr
 from .scenes import COLOURS, MOTIONS, Scene, draw_clip, draw_frame, held_out, place_anywhere, random_scene
 
 log = logging.getLogger("wancore.tiny")
+Settings = Mapping[str, float | str]  # fields of a Request
 ASKED = ("colour", "shape", "motion")
 # Which weights sit in the high-noise and the low-noise place.
 LINE_UPS = {
@@ -122,7 +133,9 @@ def cases_of(task: str, count: int, seed: int) -> dict[str, list[Case]]:
     }
 
 
-def make(pipeline: Pipeline, cases: list[Case], settings: dict[str, float]) -> list[np.ndarray]:
+def make(
+    pipeline: Pipeline, cases: list[Case], settings: Settings, on_step: OnStep | None = None
+) -> list[np.ndarray]:
     """The clip (17, 96, 96, 3) uint8 of each case."""
     variant = pipeline.variant
     contexts = encode_prompts(pipeline, [case.text for case in cases] + [variant.negative_prompt])
@@ -133,18 +146,20 @@ def make(pipeline: Pipeline, cases: list[Case], settings: dict[str, float]) -> l
             for name, picture in (("image", case.start), ("end_image", case.end))
             if picture is not None
         }
-        changes = DEFAULTS | settings | pictures | {"seed": 1000 + number}
+        changes = DEFAULTS | dict(settings) | pictures | {"seed": 1000 + number}
         request = Request.for_variant(variant, case.text, **changes).validate(variant)
         told = encode_images(pipeline, request)
-        latent = sample(pipeline, request, contexts[number], contexts[-1], conditioning=told)
+        latent = sample(pipeline, request, contexts[number], contexts[-1], on_step, told)
         clips.append(torch.cat(list(decode(pipeline, latent))).mul(255).round().byte().numpy())
     return clips
 
 
-def score(pipeline: Pipeline, cases: list[Case], settings: dict[str, float]) -> tuple[dict, list]:
+def score(
+    pipeline: Pipeline, cases: list[Case], settings: Settings, on_step: OnStep | None = None
+) -> tuple[dict, list]:
     """The share of cases whose colour, shape, motion, and all three came out right, and how near the given
     pictures came out, mean and least, in dB; and the clips."""
-    clips = make(pipeline, cases, settings)
+    clips = make(pipeline, cases, settings, on_step)
     right = dict.fromkeys((*ASKED, "all three"), 0)
     near: dict[str, list[float]] = {"first frame": [], "last frame": []}
     for case, clip in zip(cases, clips, strict=True):
@@ -208,7 +223,7 @@ def reconstruction(pipeline: Pipeline, scenes: list[Scene]) -> float:
 
 
 def evaluate(
-    pipeline: Pipeline, count: int, seed: int, line_ups: list[str], settings: dict[str, float]
+    pipeline: Pipeline, count: int, seed: int, line_ups: list[str], settings: Settings
 ) -> tuple[dict[str, object], list[np.ndarray]]:
     """All figures, by name, and the clips of the first kind of asking."""
     asked = cases_of(pipeline.variant.task, count, seed)

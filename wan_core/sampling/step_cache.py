@@ -50,7 +50,7 @@ class Answer:
 
     latent: Tensor
     velocity: Tensor
-    rate: float | None = None  # change of velocity for a change of the latent, both in L2; None: not known
+    rate: Tensor | None = None  # change of velocity for a change of the latent, both in L2; None: not known
 
 
 class Reuse(Generic[Context]):
@@ -118,11 +118,10 @@ class Reuse(Generic[Context]):
         """Whether the velocity is foretold to have changed by less than the threshold."""
         if last.rate is None:
             return False
-        change = last.rate * torch.dist(latent, last.latent).item()
-        return change < self._cache.threshold * last.velocity.norm().item()
+        change = last.rate * torch.dist(latent, last.latent)
+        return bool(change < self._cache.threshold * last.velocity.norm())  # on a GPU, the step's only wait
 
 
-def change_rate(last: Answer, latent: Tensor, velocity: Tensor) -> float | None:
-    """How much the velocity changed for a change of the latent; None where that stood still."""
-    moved = torch.dist(latent, last.latent).item()
-    return torch.dist(velocity, last.velocity).item() / moved if moved > 0 else None
+def change_rate(last: Answer, latent: Tensor, velocity: Tensor) -> Tensor:
+    """How much the velocity changed for a change of the latent; no number where that stood still."""
+    return torch.dist(velocity, last.velocity) / torch.dist(latent, last.latent)

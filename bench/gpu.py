@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -249,23 +250,27 @@ def streaming(bench: Bench, size: Size) -> dict[str, Any]:
 def vae(bench: Bench, config: VAEConfig | VAE22Config, clip: tuple[int, int, int]) -> dict[str, Any]:
     """A whole clip decoded frame by frame, in float32 and in bfloat16."""
     frames, height, width = clip
+    ways = {
+        "wan_core": (bench.dtype, None),
+        "wan_core, caches on the host": (bench.dtype, "cpu"),
+        "wan_core, float32": (torch.float32, None),
+    }
     contestants = {}
-    for dtype in (torch.float32, torch.bfloat16):
+    for name, (dtype, cache_device) in ways.items():
         network = draw(make_vae(config, device="meta", dtype=dtype), bench)
         stride = network.stride
         shape = (1, config.latent_channels, (frames - 1) // 4 + 1, height // stride[1], width // stride[2])
         latent = _draw(shape, bench, 1.0).to(dtype)
-
-        def decode(network: Any = network, latent: Tensor = latent) -> None:
-            for chunk in network.decode_chunks(latent):
-                del chunk
-
-        name = "wan_core" if dtype == torch.bfloat16 else "wan_core, float32"
-        contestants[name] = bench.measure(decode)
+        contestants[name] = bench.measure(partial(_decode, network, latent, cache_device))
         del network
         bench.free()
     words = f"decode of {frames} frames of {width} x {height}, streamed, bfloat16"
     return {"words": words, "flops": flops.decode(config, frames, height, width), "contestants": contestants}
+
+
+def _decode(network: Any, latent: Tensor, cache_device: str | None) -> None:
+    for chunk in network.decode_chunks(latent, cache_device):
+        del chunk
 
 
 def _switch(bench: Bench, network: Any, inputs: Any, normal: float) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,9 @@ from wan_core.models.video_vae import VideoVAE
 from wan_core.pipeline import check_request, decode, encode_prompts, load_pipeline, sample
 from wan_core.request import Request
 from wan_core.sampling import denoise, plan_experts
+from wan_core.sampling.texts import KeepTexts
 from wan_core.schedulers import make_schedule
+from wan_core.speed import Speed, apply
 from wan_core.tiny import DEFAULTS, weights_dir
 from wan_core.variants.variant import DENSE
 
@@ -54,8 +56,7 @@ def _network(task: Task) -> torch.nn.Module:
 
 
 def _predict(task: Task) -> Run:
-    network = _network(task)
-    assert isinstance(network, WanTransformer)
+    network = _expert(task)
 
     def run(inputs: Inputs) -> Output:
         with torch.no_grad():
@@ -65,8 +66,7 @@ def _predict(task: Task) -> Run:
 
 
 def _predict_guided(task: Task) -> Run:
-    network = _network(task)
-    assert isinstance(network, WanTransformer)
+    network = _expert(task)
 
     def run(inputs: Inputs) -> Output:
         with torch.no_grad():
@@ -76,6 +76,14 @@ def _predict_guided(task: Task) -> Run:
             return torch.lerp(negative, positive, inputs["guidance"])
 
     return run
+
+
+def _expert(task: Task) -> KeepTexts:
+    """A network as the loop has it for a turn: what it makes of a prompt stays from step to step."""
+    network = _network(task)
+    assert isinstance(network, WanTransformer)
+    apply(network, Speed(), torch.device("cpu"))
+    return KeepTexts(network)
 
 
 def _decode(task: Task) -> Run:

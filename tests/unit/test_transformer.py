@@ -255,28 +255,46 @@ def test_spans_change_nothing(monkeypatch, batch, residual):
 
 
 @pytest.mark.parametrize(
-    ("batch", "tokens", "device", "expected"),
-    [
-        (1, 75600, "cuda", (4096, 4096)),  # 720p
-        (2, 75600, "cuda", (2048, 2048)),
-        (1, 3200, "cpu", (1152, 512)),
-        (1, 18, "cpu", (128, 128)),
-        (3, 100, "cpu", (128, 128)),
-    ],
+    ("tokens", "limit", "size"),
+    [(75600, 4096, 4096), (3200, 1280, 1152), (2160, 1280, 1152), (18, 1280, 128), (18, 5, 5), (18, 10, 10)],
 )
-def test_spans_are_even_and_bounded(batch, tokens, device, expected):
-    assert spans.sizes(batch, tokens, device) == expected
+def test_spans_are_even_in_whole_tiles_and_bounded(tokens, limit, size):
+    assert spans.even_size(tokens, limit) == size
 
 
-def test_spans_cover_the_tokens_and_know_their_times():
+def test_spans_of_a_batch_are_narrower():
+    assert spans.limits(1, "cuda") == (4096, 4096)
+    assert spans.limits(2, "cuda") == (2048, 2048)
+    assert spans.limits(5000, "cpu") == (1, 1)
+
+
+def test_spans_end_where_the_time_changes():
     index = torch.tensor([[0, 0, 0, 0, 1, 1, 1], [2, 2, 2, 2, 2, 2, 2]])
     made = spans.make_spans(7, 3, index, torch.device("cpu"))
-    assert [(span.tokens.start, span.tokens.stop) for span in made] == [(0, 3), (3, 6), (6, 7)]
-    assert [span.rows.tolist() for span in made] == [[[0], [2]], [[0, 1, 1], [2, 2, 2]], [[1], [2]]]
+    assert [(span.tokens.start, span.tokens.stop) for span in made] == [(0, 3), (3, 4), (4, 7)]
+    assert [span.rows.tolist() for span in made] == [[[0], [2]], [[0], [2]], [[1], [2]]]
     time = torch.arange(3.0)[:, None]
-    assert made[1].take(time)[..., 0].tolist() == [[0.0, 1.0, 1.0], [2.0, 2.0, 2.0]]
+    assert made[2].take(time)[..., 0].tolist() == [[1.0], [2.0]]
     (whole,) = spans.make_spans(7, 9, None, torch.device("cpu"))
     assert whole.take(time).shape == (3, 1, 1)
+
+
+def test_spans_are_not_cut_to_bits():
+    index = torch.tensor([[0, 1] * 9])
+    made = spans.make_spans(18, 10, index, torch.device("cpu"))
+    assert [(span.tokens.start, span.tokens.stop) for span in made] == [(0, 10), (10, 18)]
+    assert torch.equal(made[1].rows, index[:, 10:])
+
+
+def test_a_time_for_every_token_is_exact(monkeypatch):
+    network = tiny_network()
+    latent, _, context = inputs(batch=1)
+    times = torch.tensor([[999.0, 37.0, 500.0] * 6])
+    monkeypatch.setattr(spans, "CPU_SPANS", NARROW)
+    with torch.no_grad():
+        ours = network(latent, times, context)
+    want = plain_forward(network.state_dict(), TINY, latent[0], times[0], context[0], 7)
+    assert (ours[0].double() - want).abs().max() / want.abs().max() < 3e-6
 
 
 # --- texts kept over the steps ------------------------------------------------------------------------------

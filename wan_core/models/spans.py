@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ CPU_SPANS = (1280, 512)
 GPU_SPANS = (4096, 4096)
 # Attention kernels work on tiles of 64 to 256 queries, so a span is a multiple of a tile.
 TILE = 128
+# A clean first frame is one change of time in a video; spans are not cut to bits where a mask has hundreds.
+MOST_CHANGES = 8
 
 
 @dataclass(frozen=True)
@@ -33,25 +36,33 @@ class Span:
         return time.unsqueeze(1) if self.rows is None else time[self.rows]
 
 
-def sizes(batch: int, tokens: int, device_type: str) -> tuple[int, int]:
-    """Tokens per span in attention, and elsewhere."""
-    limits = CPU_SPANS if device_type == "cpu" else GPU_SPANS
-    wide, narrow = (_even(tokens, max(1, limit // batch)) for limit in limits)
-    return wide, min(wide, narrow)
+def limits(batch: int, device_type: str) -> tuple[int, int]:
+    """The most tokens per span in attention, and elsewhere."""
+    wide, narrow = CPU_SPANS if device_type == "cpu" else GPU_SPANS
+    return max(1, wide // batch), max(1, narrow // batch)
 
 
-def make_spans(tokens: int, size: int, index: Tensor | None, device: torch.device) -> tuple[Span, ...]:
-    """Spans of `size` that cover `tokens`; index (B, tokens), on the CPU: the time row of each token."""
-    spans = []
-    for start in range(0, tokens, size):
-        part, rows = slice(start, min(start + size, tokens)), None
-        if index is not None:
-            rows = index[:, part]
-            if bool((rows == rows[:, :1]).all()):
-                rows = rows[:, :1]
-            rows = rows.to(device)
-        spans.append(Span(part, rows))
-    return tuple(spans)
+def make_spans(tokens: int, limit: int, index: Tensor | None, device: torch.device) -> tuple[Span, ...]:
+    """Nearly equal spans of at most `limit` that cover `tokens`.
+
+    `index` (B, tokens), on the CPU, is the time row of each token. Spans end where it changes, so that one
+    row serves a span: a row for each token would be as large as the span in float32, three times.
+    """
+    if index is None:
+        return tuple(Span(part, None) for part in _slices(0, tokens, limit))
+    changes = ((index[:, 1:] != index[:, :-1]).any(0).nonzero().flatten() + 1).tolist()
+    edges = [0, *(changes if len(changes) <= MOST_CHANGES else []), tokens]
+    parts = [part for start, stop in pairwise(edges) for part in _slices(start, stop, limit)]
+    return tuple(Span(part, _rows(index[:, part]).to(device)) for part in parts)
+
+
+def _slices(start: int, stop: int, limit: int) -> list[slice]:
+    size = even_size(stop - start, limit)
+    return [slice(i, min(i + size, stop)) for i in range(start, stop, size)]
+
+
+def _rows(index: Tensor) -> Tensor:
+    return index[:, :1] if bool((index == index[:, :1]).all()) else index
 
 
 def updated(x: Tensor, spans: tuple[Span, ...], step: Callable[[Tensor, Span], Tensor]) -> Tensor:
@@ -82,7 +93,7 @@ def collected(spans: tuple[Span, ...], step: Callable[[Span], tuple[Tensor, ...]
     return whole
 
 
-def _even(tokens: int, limit: int) -> int:
+def even_size(tokens: int, limit: int) -> int:
     """The size of nearly equal spans of at most `limit`, in whole tiles where that many fit."""
     tile = min(TILE, limit)
     count = -(-tokens // (limit // tile * tile))

@@ -31,7 +31,7 @@ from ..attention import attention
 from ..errors import WanError
 from .layers import casting_ops, held, linear_gelu
 from .rope import apply_rope, rope_table
-from .spans import Span, collected, make_spans, sizes, updated
+from .spans import Span, collected, limits, make_spans, updated
 
 Attention = Callable[..., Tensor]
 
@@ -219,9 +219,10 @@ class WanTransformer(nn.Module):
         self, latent: Tensor, tokens: int, index: Tensor | None
     ) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
         """For attention, and for everything else. While gradients are recorded: all tokens at once."""
-        wide, narrow = sizes(latent.shape[0], tokens, latent.device.type)
         if torch.is_grad_enabled():
-            wide = narrow = tokens
+            whole = (Span(slice(0, tokens), None if index is None else index.to(latent.device)),)
+            return whole, whole
+        wide, narrow = limits(latent.shape[0], latent.device.type)
         spans = make_spans(tokens, wide, index, latent.device)
         return spans, spans if narrow == wide else make_spans(tokens, narrow, index, latent.device)
 
@@ -350,10 +351,12 @@ class TransformerBlock(nn.Module):
     ) -> Tensor:
         """Add what the tokens find among all tokens (B, heads, tokens, d), then in the text."""
         dtype, own, other = keys.dtype, self.self_attn, self.cross_attn
-        q = own.query(modulated_norm(x, shift, scale, self.eps, dtype), rope)
-        x = gated_add(x, own.out(attention(q, keys, values)), gate)
-        q = other.query(self.norm3(x.float()).to(dtype))
-        y = other.out(attention(q, text_keys, text_values, bias))
+        y = own.query(modulated_norm(x, shift, scale, self.eps, dtype), rope)
+        y = own.out(attention(y, keys, values))
+        x = gated_add(x, y, gate)
+        del y  # a span's worth, before the next are made
+        y = other.query(self.norm3(x.float()).to(dtype))
+        y = other.out(attention(y, text_keys, text_values, bias))
         return (x + y).to(x.dtype) if torch.is_grad_enabled() else x.add_(y)
 
     def feed(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, dtype: torch.dtype) -> Tensor:

@@ -351,12 +351,15 @@ class TransformerBlock(nn.Module):
     ) -> Tensor:
         """Add what the tokens find among all tokens (B, heads, tokens, d), then in the text."""
         dtype, own, other = keys.dtype, self.self_attn, self.cross_attn
+        # One name for all: what is used up is let go before the next is made.
         y = own.query(modulated_norm(x, shift, scale, self.eps, dtype), rope)
-        y = own.out(attention(y, keys, values))
+        y = attention(y, keys, values)
+        y = own.out(y)
         x = gated_add(x, y, gate)
-        del y  # a span's worth, before the next are made
+        del y
         y = other.query(self.norm3(x.float()).to(dtype))
-        y = other.out(attention(y, text_keys, text_values, bias))
+        y = attention(y, text_keys, text_values, bias)
+        y = other.out(y)
         return (x + y).to(x.dtype) if torch.is_grad_enabled() else x.add_(y)
 
     def feed(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, dtype: torch.dtype) -> Tensor:

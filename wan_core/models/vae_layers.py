@@ -23,7 +23,8 @@ from .winograd import Scratch
 
 Frames = list[Tensor]  # one (B, H, W, C) for each frame
 
-NORM_ELEMENTS = 2**18  # normalized at one time on a CPU: 1 MB, which its cache holds; 16 times that elsewhere
+NORM_ELEMENTS = 2**18  # normalized at one time on a CPU: 1 MB, which its cache holds
+NORM_ELEMENTS_ELSEWHERE = 2**22
 QUERIES = 4096  # that look at a frame at one time, for kernels that write the scores down
 LARGE_FRAME = 2**22  # bytes: layers that would hold several such frames take them one or two at a time
 
@@ -219,7 +220,7 @@ class RMSNorm(nn.Module):
         if torch.is_grad_enabled():
             return self._whole(x, gamma, silu)
         out = x if over else torch.empty_like(x)
-        rows = NORM_ELEMENTS * (1 if x.device.type == "cpu" else 16) // len(gamma)
+        rows = (NORM_ELEMENTS if x.device.type == "cpu" else NORM_ELEMENTS_ELSEWHERE) // len(gamma)
         for part, to in zip(*(t.view(-1, len(gamma)).split(rows) for t in (x, out)), strict=True):
             to.copy_(self._whole(part, gamma, silu))
         return out

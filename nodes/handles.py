@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -31,8 +30,7 @@ from ..wan_core.models.text_activations import text_bytes
 from ..wan_core.models.transformer import TransformerConfig, WanTransformer
 from ..wan_core.models.umt5 import UMT5Encoder
 from ..wan_core.models.vae import make_vae
-from ..wan_core.models.vae_2_1 import VAEConfig
-from ..wan_core.models.vae_2_2 import VAE22Config
+from ..wan_core.models.vae_activations import decode_bytes, encode_bytes
 from ..wan_core.models.video_vae import to_frames
 from ..wan_core.placement import read_ahead_limit
 from ..wan_core.sampling import GuidanceSchedule, StepCache
@@ -228,7 +226,7 @@ class VAEHandle(Hosted):
         """A video in chunks (1, 3, 1 or 4, H, W) in -1..1 to the raw latent (1, C, chunks, h, w)."""
         chunks = iter(chunks)
         first = next(chunks)
-        self.load("VAE", encode_bytes(self.module.config, first.shape))
+        self.load("VAE", encode_bytes(self.module.config, *first.shape[-2:], self.dtype))
         moved = (chunk.to(self.device, self.dtype) for chunk in itertools.chain([first], chunks))
         return resting(self.module.encode_chunks(moved))
 
@@ -246,27 +244,11 @@ class VAEHandle(Hosted):
         self.check_channels(latent)
         count, height, width = latent.shape[2:]
         progress = Progress(count)
-        self.load("VAE", decode_bytes(self.module.config, height, width))
+        self.load("VAE", decode_bytes(self.module.config, height, width, self.dtype))
         chunks = self.module.decode_chunks(latent.to(self.device, self.dtype))
         for done, chunk in enumerate(chunks, start=1):  # (1, 3, n, H, W) in -1..1
             yield resting(to_frames(chunk))
             progress.update(done)
-
-
-def decode_bytes(config: VAEConfig | VAE22Config, height: int, width: int) -> int:
-    """What decoding one latent frame (height x width cells) holds: its four frames at full width, and room.
-
-    In float32, 12 times in a Wan2.1 VAE; the shortcuts of a Wan2.2 VAE take a third more. Both are widest at
-    8 x 8 points to a cell.
-    """
-    widest, copies = (config.decoder_dim, 20) if isinstance(config, VAE22Config) else (config.dim, 15)
-    return copies * 4 * (4 * widest) * (8 * height) * (8 * width)
-
-
-def encode_bytes(config: VAEConfig | VAE22Config, video: torch.Size) -> int:
-    """What encoding a chunk (1, 3, T, H, W) holds: itself, and four of its frames at full width, as above."""
-    points = video[-2] * video[-1] // (4 if isinstance(config, VAE22Config) else 1)  # it joins 2 x 2 pixels
-    return 15 * 4 * (4 * config.dim) * points + 4 * math.prod(video)
 
 
 def load_vae(path: Path, precision: str = AS_RELEASED) -> VAEHandle:

@@ -6,7 +6,12 @@ import gc
 import weakref
 
 import torch
+from safetensors.torch import save_file
 
+from tests.unit.lora_files import CONFIG, SCHEMES, factors, randn
+from wan_core.checkpoints.loras import load_lora
+from wan_core.lora import with_changes
+from wan_core.models.transformer import WanTransformer
 from wan_core.sampling import KeepTexts
 
 
@@ -51,3 +56,20 @@ def test_what_was_read_goes_with_the_turn():
     del network, kept
     gc.collect()
     assert alive() is None
+
+
+def test_a_network_that_wears_a_lora_reads_with_it(tmp_path):
+    """Also where the LoRA changes what reads: the text embedding, and the blocks' keys and values."""
+    network = WanTransformer(CONFIG).requires_grad_(False)
+    for index, parameter in enumerate(network.parameters()):
+        parameter.data.copy_(0.15 * randn(*parameter.shape, seed=index))
+    layers = ["text_embedding.0", "blocks.0.cross_attn.k", "blocks.1.cross_attn.v"]
+    save_file(SCHEMES["kijai"](factors(layers=layers)), tmp_path / "style.safetensors")
+    changes = load_lora(tmp_path / "style.safetensors", CONFIG, {"dense": 1.0}).changes["dense"]
+    assert {change.layer for change in changes} == {*layers}
+    worn, plain = with_changes(network, changes, torch.device("cpu")), KeepTexts(network)
+    kept, context = KeepTexts(worn), randn(1, 5, CONFIG.text_dim, seed=2)
+    for step in range(2):
+        asked = randn(1, 16, 2, 4, 6, seed=step), torch.tensor([700.0 - step])
+        torch.testing.assert_close(kept(*asked, context), worn(*asked, context), rtol=1e-5, atol=1e-5)
+        assert (kept(*asked, context) - plain(*asked, context)).abs().max() > 1e-3

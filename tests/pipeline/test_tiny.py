@@ -28,6 +28,7 @@ from wan_core.tiny.evaluate import (
     text_cases,
 )
 from wan_core.tiny.scenes import draw_clip
+from wan_core.tiny.shortcuts import SHORTCUTS, words
 from wan_core.variants.variant import DENSE
 
 CARD = weights_dir().parent / "README.md"
@@ -177,3 +178,14 @@ def test_the_card_states_the_figures_of_the_evaluation(name):
         for kind, value in (values if isinstance(values, dict) else {asked: values}).items():
             stated = f"{value:.2f}" if "psnr" in kind else f"{value:.1%}"
             assert stated in card, (asked, kind)
+
+
+def test_the_card_states_what_leaving_work_out_saves_and_costs():
+    figures, card = json.loads((CARD.parent / "evaluation_shortcuts.json").read_text()), CARD.read_text()
+    assert figures["prompts"] >= 16
+    for shortcut in SHORTCUTS:
+        row = next(line for line in card.splitlines() if line.startswith(f"| `{words(shortcut)}` |"))
+        found = figures[words(shortcut)]
+        for stated in (f"{found['saved']:.1%}", f"{found['time']:.2f}", f"{found['psnr']:.2f} dB"):
+            assert f"| {stated} |" in row
+        assert row.endswith(f"| {found['all three']:.1%} |")

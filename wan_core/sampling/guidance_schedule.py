@@ -1,6 +1,7 @@
 """Steps without guidance: each saves the prediction against the negative prompt, half of a step's work.
 
-Guidance does most where the composition is found, at high noise, and least at the end (arXiv 2404.07724).
+Which steps can spare it is the model's: mostly the middle ones need it (arXiv 2404.07724), and wan-tiny
+spares the first four at 46 dB, the last four at 33 dB.
 """
 
 from __future__ import annotations

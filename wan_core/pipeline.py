@@ -50,8 +50,20 @@ from .models.latent_scale import denormalize_latent, normalize_latent
 from .models.transformer import WanTransformer
 from .models.umt5 import UMT5Encoder
 from .models.vae import make_vae
+from .models.vae_tiles import decode_tiled
 from .models.video_vae import VideoVAE, to_frames
-from .placement import Budget, Need, budget, describe, expert_need, read_ahead_limit, text_need
+from .placement import (
+    Budget,
+    Need,
+    budget,
+    decode_need,
+    decode_tiles,
+    describe,
+    encode_need,
+    expert_need,
+    read_ahead_limit,
+    text_need,
+)
 from .request import Request
 from .sampling import KeepTexts, StepInfo, denoise, looking_ahead, make_noise, plan_experts
 from .sampling.plan import Plan, taken_step
@@ -208,8 +220,13 @@ def memory_line(pipeline: Pipeline, request: Request) -> str:
     shape = request.latent_shape(pipeline.variant)
     experts = [_expert_need(pipeline, name, shape) for name in pipeline.variant.experts]
     text = text_need(pipeline.text_encoder, pipeline.device)
-    limit.check([*experts, text])
-    return describe(limit, experts, text, [])
+    pictures = [decode_need(pipeline.vae, *shape[-2:])]
+    if request.image is not None or request.end_image is not None:
+        width, height = request.size(pipeline.variant)
+        pictures.insert(0, encode_need(pipeline.vae, height, width))
+    limit.check([*experts, text, *pictures[:-1]])
+    tiles = decode_tiles(limit, pipeline.vae, *shape[-2:])
+    return describe(limit, experts, text, pictures, None if tiles is None else len(tiles))
 
 
 def encode_prompts(pipeline: Pipeline, prompts: list[str]) -> list[Tensor]:
@@ -275,10 +292,12 @@ def sample(
 
 def decode(pipeline: Pipeline, latent: Tensor) -> Iterator[Tensor]:
     """Frames of a raw latent, a chunk at a time: (1, H, W, 3), then (4, H, W, 3) each, 0..1."""
+    tiles = decode_tiles(_budget(pipeline), pipeline.vae, *latent.shape[-2:])
     vae = _load_vae(pipeline)
     with torch.no_grad():
-        for video in vae.decode_chunks(latent.to(pipeline.device, torch.float32)):
-            # (1, 3, 1 or 4, H, W) in -1..1
+        latent = latent.to(pipeline.device, torch.float32)
+        chunks = vae.decode_chunks(latent) if tiles is None else decode_tiled(vae, latent, tiles, "cpu")
+        for video in chunks:  # (1, 3, 1 or 4, H, W) in -1..1
             yield to_frames(video)
 
 
@@ -431,7 +450,9 @@ def _changes(pipeline: Pipeline, expert: str) -> list[Change]:
 
 def _expert_need(pipeline: Pipeline, expert: str, latent_shape: tuple[int, int, int, int]) -> Need:
     worn = change_bytes(_changes(pipeline, expert))
-    return expert_need(pipeline.experts[expert], latent_shape, pipeline.dtype, pipeline.speed, worn)
+    return expert_need(
+        pipeline.experts[expert], latent_shape, pipeline.dtype, pipeline.speed, pipeline.device, worn
+    )
 
 
 @contextmanager

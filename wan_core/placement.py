@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .checkpoints import Checkpoint, transformer_config, umt5_config
+from .checkpoints import Checkpoint, transformer_config, umt5_config, vae_config
 from .checkpoints.mapping import DTYPES
 from .checkpoints.quantization import is_plain
 from .errors import WanError
@@ -29,8 +29,10 @@ from .memory import (
     shown_size,
     weigh,
 )
+from .models.activations import held_bytes, transformer_bytes
 from .models.text_activations import text_bytes
-from .models.transformer import TransformerConfig
+from .models.vae_activations import decode_bytes, encode_bytes
+from .models.vae_tiles import Tile, plan_tiles
 from .quantization.weight import CHUNK_NUMBERS
 from .speed import Speed, residual_dtype
 from .text.tokenizer import MAX_TOKENS
@@ -112,37 +114,34 @@ def text_need(checkpoint: Checkpoint, device: torch.device) -> Need:
 
 
 def expert_need(
-    checkpoint: Checkpoint, latent_shape: Sequence[int], dtype: torch.dtype, speed: Speed, lora: int = 0
+    checkpoint: Checkpoint,
+    latent_shape: Sequence[int],
+    dtype: torch.dtype,
+    speed: Speed,
+    device: torch.device,
+    lora: int = 0,
 ) -> Need:
     """A transformer's, for a latent (C, F, h, w); `lora`: bytes of what it wears."""
     config = transformer_config(checkpoint.header)
     weights = weigh(checkpoint.stored_bytes(checkpoint.rounding(dtype)))
     weights = dataclasses.replace(weights, fixed=weights.fixed + lora)
-    _, frames, height, width = latent_shape
-    batch = (1, config.in_channels, frames, height, width)
-    kept = TEXTS * 2 * config.num_layers * config.text_len * config.dim * dtype.itemsize
+    residual = residual_dtype(speed, dtype)
+    prediction = transformer_bytes(
+        config, latent_shape, dtype, residual, kept_texts=TEXTS, device_type=device.type
+    )
     loop = LOOP_LATENTS * math.prod(latent_shape) * torch.float32.itemsize
-    numbers = _widened(checkpoint, dtype)
-    work = transformer_bytes(config, batch, dtype, residual_dtype(speed, dtype)) + kept + loop + numbers
-    tokens = frames * height * width // math.prod(config.patch_size)
-    return Need("transformer", weights, work, tokens)
+    tokens = math.prod(latent_shape[1:]) // math.prod(config.patch_size)
+    return Need("transformer", weights, prediction + loop + _held(checkpoint, dtype), tokens)
 
 
-def transformer_bytes(
-    config: TransformerConfig, latent_shape: Sequence[int], dtype: torch.dtype, residual: torch.dtype
-) -> int:
-    """Bytes of one prediction beside the weights."""
-    tokens = math.prod(latent_shape[2:]) // math.prod(config.patch_size)
-    return tokens * (config.dim * (residual.itemsize + 5 * dtype.itemsize) + config.ffn_dim * dtype.itemsize)
-
-
-def _widened(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
-    """The numbers made of weights not kept in the compute dtype: of two layers of a block at one time."""
+def _held(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
+    """The numbers that are made of a block's matrices while it runs; none where they are kept as such."""
     if checkpoint.rounding(dtype) is not None:
         return 0
     inside = [info for name, info in checkpoint.header.items() if name.startswith("blocks.")]
-    others = sorted(info.elements for info in inside if DTYPES.get(info.dtype) is not dtype)
-    return sum(others[-2:]) * dtype.itemsize + _decoding(checkpoint)
+    if all(DTYPES.get(info.dtype) is dtype for info in inside if len(info.shape) == 2):
+        return 0
+    return held_bytes(transformer_config(checkpoint.header), dtype) + _decoding(checkpoint)
 
 
 def _decoding(checkpoint: Checkpoint) -> int:
@@ -152,9 +151,32 @@ def _decoding(checkpoint: Checkpoint) -> int:
     return DECODING * min(most, CHUNK_NUMBERS) // CHUNK_NUMBERS
 
 
-def vae_need(checkpoint: Checkpoint, work: int, name: str) -> Need:
-    """A VAE's, which computes in float32: all its weights stay."""
-    return Need(name, Weights(sum(checkpoint.stored_bytes(torch.float32).values()), ()), work)
+def encode_need(checkpoint: Checkpoint, height: int, width: int) -> Need:
+    """The VAE's for pictures of height x width pixels; it computes in float32, and all its weights stay."""
+    work = encode_bytes(vae_config(checkpoint.header), height, width, torch.float32)
+    return Need("VAE encode", _vae_weights(checkpoint), work)
+
+
+def decode_need(checkpoint: Checkpoint, height: int, width: int) -> Need:
+    """The VAE's for frames of height x width latent cells, decoded whole."""
+    work = decode_bytes(vae_config(checkpoint.header), height, width, torch.float32)
+    return Need("VAE decode", _vae_weights(checkpoint), work)
+
+
+def decode_tiles(budget: Budget, checkpoint: Checkpoint, height: int, width: int) -> list[Tile] | None:
+    """The tiles to decode in, with the causal caches on the host; None: whole frames, and all on the device.
+
+    Raises WanError when not even small tiles fit.
+    """
+    need = decode_need(checkpoint, height, width)
+    if budget.size is None or need.weights.total + need.work <= budget.size:
+        return None
+    room = max(0, budget.size - need.weights.total)
+    return plan_tiles(vae_config(checkpoint.header), height, width, room, torch.float32)
+
+
+def _vae_weights(checkpoint: Checkpoint) -> Weights:
+    return Weights(sum(checkpoint.stored_bytes(torch.float32).values()), ())
 
 
 def read_ahead_limit(in_use: int) -> int:
@@ -163,8 +185,13 @@ def read_ahead_limit(in_use: int) -> int:
     return max(0, host.total * 9 // 10 - in_use) if host else 0
 
 
-def describe(budget: Budget, experts: Sequence[Need], text: Need, pictures: Sequence[Need]) -> str:
-    """The one line before loading: what the run needs, what there is, and what was chosen."""
+def describe(
+    budget: Budget, experts: Sequence[Need], text: Need, pictures: Sequence[Need], tiles: int | None = None
+) -> str:
+    """The one line before loading: what the run needs, what there is, and what was chosen.
+
+    pictures: the VAE's needs, decoding last; tiles: how many it decodes a frame in, None: whole frames.
+    """
     transformer = max(experts, key=lambda need: least_bytes(need.weights, need.work))
     chosen = budget.residence(transformer)
     parts = [
@@ -172,6 +199,9 @@ def describe(budget: Budget, experts: Sequence[Need], text: Need, pictures: Sequ
         f"{_there_is(budget)}: {_stays(budget, chosen)}{_dominated(transformer, chosen)}"
     ]
     parts += [f"{need.name} {shown_size(need.weights.total + need.work)}" for need in pictures]
+    if tiles is not None:
+        how = f"{tiles} tiles" if tiles > 1 else "whole frames"
+        parts[-1] += f": too much, so {how} with caches on the host"
     of_text = budget.residence(text)
     how = " streamed" if of_text.streamed else ""
     parts.append(f"text encoder {shown_size(text.weights.total + text.work)}{how}")

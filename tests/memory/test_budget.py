@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from wan_core.__main__ import USAGE, main
 from wan_core.errors import WanError
 from wan_core.memory import budget, host_memory, parse_size, shown_size, streamed_indices, weigh
 
@@ -68,3 +69,10 @@ def test_bytes_are_shared_out_by_name():
 
 def test_free_memory_is_not_counted_on_a_cpu():
     assert budget.free_bytes(torch.device("cpu")) is None
+
+
+def test_the_command_line_takes_a_size(capsys):
+    assert main(["generate", "a circle", "--out", "circle.mp4", "--vram", "eight"]) == USAGE
+    assert "vram: 'eight' is no size" in capsys.readouterr().err
+    assert main(["generate", "a circle", "--out", "circle.mp4", "--vram", "1KB"]) == USAGE
+    assert "vram: 1 KB are too few: the transformer needs" in capsys.readouterr().err

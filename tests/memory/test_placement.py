@@ -20,10 +20,12 @@ from wan_core import placement
 from wan_core.checkpoints import containers, open_checkpoint
 from wan_core.errors import WanError
 from wan_core.memory import HostMemory, Streamer, least_bytes, parse_size
-from wan_core.pipeline import encode_prompts, generate, load_pipeline, sample, with_lora
+from wan_core.models.vae_tiles import even_tiles
+from wan_core.pipeline import decode, encode_prompts, generate, load_pipeline, sample, with_lora
 from wan_core.placement import expert_need, text_need
 from wan_core.request import Request
 
+CPU = torch.device("cpu")
 PROMPT = "a red circle moves to the right"
 
 
@@ -60,7 +62,7 @@ def on_budget(pipeline, vram):
 def least(pipeline):
     """The smallest budget of the transformer, whose need is the largest here."""
     shape = request_for(pipeline).latent_shape(pipeline.variant)
-    need = expert_need(pipeline.experts["high_noise"], shape, pipeline.dtype, pipeline.speed)
+    need = expert_need(pipeline.experts["high_noise"], shape, pipeline.dtype, pipeline.speed, CPU)
     return least_bytes(need.weights, need.work), need
 
 
@@ -200,6 +202,27 @@ def test_a_prompt_is_read_once_in_each_turn(pipeline, monkeypatch):
     sample(pipeline, request, *encode_prompts(pipeline, [PROMPT, "a square"]))
     tokens = [pipeline.tokenizer.count(text) for text in (PROMPT, "a square")]
     assert read == tokens * 2, "two prompts, two experts, six steps"
+
+
+@pytest.mark.parametrize("tiles", [1, 4])
+def test_frames_that_do_not_fit_come_out_of_tiles_the_same(pipeline, wide_latent, monkeypatch, tiles):
+    whole = torch.cat(list(decode(pipeline, wide_latent)))
+    seen, side = [], int(tiles**0.5)
+
+    def planned(config, height, width, room, dtype):
+        seen.append((room, dtype))
+        return even_tiles(height, width, side, side)
+
+    monkeypatch.setattr(placement, "decode_bytes", lambda *_: 10**9)
+    monkeypatch.setattr(placement, "plan_tiles", planned)
+    tight = on_budget(pipeline, 10**9)
+    found = torch.cat(list(decode(tight, wide_latent)))
+    torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
+    weights = 10**9 - seen[0][0]
+    assert weights == sum(pipeline.vae.stored_bytes(torch.float32).values())
+    how = "4 tiles" if tiles > 1 else "whole frames"
+    line = pipeline_module.memory_line(tight, request_for(pipeline))
+    assert f": too much, so {how} with caches on the host; text encoder" in line
 
 
 def test_the_header_of_each_file_is_read_once(folder, monkeypatch):

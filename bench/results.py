@@ -55,7 +55,8 @@ def _command(words: list[str]) -> str:
 
 def best_peer(row: dict[str, Any], key: str) -> float | None:
     """The smallest median of a measure among the peers that have one."""
-    values = [middle(one, key) for name, one in row["contestants"].items() if name != OURS]
+    peers = [one for name, one in row["contestants"].items() if not name.startswith(OURS)]
+    values = [middle(one, key) for one in peers]
     return min((value for value in values if value is not None), default=None)
 
 

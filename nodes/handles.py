@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from ..wan_core.models.transformer import TransformerConfig, WanTransformer
 from ..wan_core.models.umt5 import UMT5Encoder
 from ..wan_core.models.vae import make_vae
 from ..wan_core.models.vae_activations import decode_bytes, encode_bytes
+from ..wan_core.models.vae_tiles import Tile, decode_tiled, plan_tiles, tiled_bytes
 from ..wan_core.models.video_vae import to_frames
 from ..wan_core.placement import read_ahead_limit
 from ..wan_core.sampling import GuidanceSchedule, StepCache
@@ -39,7 +40,7 @@ from ..wan_core.speed import Speed, apply
 from ..wan_core.text.tokenizer import MAX_TOKENS, Tokenizer
 from ..wan_core.variants import TI2V_5B, Variant, variant_for_task
 from ..wan_core.variants.variant import DENSE
-from .hosting import Hosted, Progress, StepProgress, expert_words, host, resting
+from .hosting import Hosted, Progress, StepProgress, could_be_free, expert_words, host, resting
 
 WEIGHT_DTYPES = {
     "auto": None,
@@ -244,11 +245,31 @@ class VAEHandle(Hosted):
         self.check_channels(latent)
         count, height, width = latent.shape[2:]
         progress = Progress(count)
-        self.load("VAE", decode_bytes(self.module.config, height, width, self.dtype))
-        chunks = self.module.decode_chunks(latent.to(self.device, self.dtype))
+        tiles = self._tiles(height, width)
+        if tiles is None:
+            self.load("VAE", decode_bytes(self.module.config, height, width, self.dtype))
+            chunks = self.module.decode_chunks(latent.to(self.device, self.dtype))
+        else:
+            words = f"VAE (frames in {len(tiles)} tiles, its memory of earlier ones in RAM)"
+            self.load(words, tiled_bytes(self.module.config, height, width, tiles, self.dtype))
+            chunks = decode_tiled(self.module, latent.to(self.device, self.dtype), tiles, cache_device="cpu")
         for done, chunk in enumerate(chunks, start=1):  # (1, 3, n, H, W) in -1..1
             yield resting(to_frames(chunk))
             progress.update(done)
+
+    def _tiles(self, height: int, width: int) -> list[Tile] | None:
+        """What to decode a frame of so many cells in if it does not fit whole, with all that is remembered.
+
+        None, too, where even small tiles do not fit beside the weights: core can still stream those.
+        """
+        if mm.is_device_cpu(self.device):
+            return None
+        room = could_be_free(self.device) - mm.extra_reserved_memory() - self.patcher.model_size()
+        if decode_bytes(self.module.config, height, width, self.dtype) <= room:
+            return None
+        with suppress(WanError):
+            return plan_tiles(self.module.config, height, width, room, self.dtype)
+        return None
 
 
 def load_vae(path: Path, precision: str = AS_RELEASED) -> VAEHandle:

@@ -159,14 +159,19 @@ def memory_line(patcher: comfy.model_patcher.ModelPatcher, work: int) -> str:
     takes, ram = f"{gb(size)} of weights, {gb(work)} of work", mm.get_free_memory(torch.device("cpu"))
     if mm.is_device_cpu(device):
         return f"{takes}; {gb(ram)} of RAM free"
-    loaded = [model for model in mm.loaded_models() if model is not None and model.load_device == device]
-    has = mm.get_free_memory(device) + sum(model.loaded_size() for model in loaded)
+    has = could_be_free(device)
     room = max(mm.minimum_inference_memory(), work + mm.extra_reserved_memory())
     streamed = min(size, max(0, size + room - has))
     if streamed:
         return f"{takes}; {device} has {gb(has)}: about {gb(streamed)} stream from RAM ({gb(ram)} free)"
     done = "it is there already" if patcher.loaded_size() >= size else "all of it goes there"
     return f"{takes}; {device} has {gb(has)}: {done}"
+
+
+def could_be_free(device: torch.device) -> int:
+    """Bytes of a device, all that core has loaded there counting as free."""
+    loaded = [model for model in mm.loaded_models() if model is not None and model.load_device == device]
+    return mm.get_free_memory(device) + sum(model.loaded_size() for model in loaded)
 
 
 def gb(size: float) -> str:

@@ -126,6 +126,34 @@ def interrupted() -> dict[str, Any]:
     return {"raised": raised, "steps": steps, "left": [path.name for path in OUT.glob("*never*")]}
 
 
+def small_card() -> dict[str, Any]:
+    """Decoding on a device that has less and less memory: in how many tiles, and how far from before."""
+    channels, _, _ = CELLS["2.1"]
+    cells = torch.randn(1, channels, 2, 17, 16, generator=torch.Generator().manual_seed(1))
+    before = torch.cat(list(handles.load_vae(vae_file("2.1")).decode(cells)))
+    mm.unload_all_models()
+    inside.pretend_a_gpu()
+    mm.vae_device = mm.get_torch_device
+    config, dtype = handles.load_vae(vae_file("2.1")).module.config, torch.float32
+    plan, planned = handles.plan_tiles, []
+
+    def noted(*arguments: Any) -> Any:
+        planned.append(plan(*arguments))
+        return planned[-1]
+
+    handles.plan_tiles = noted
+    whole = handles.tiled_bytes(config, 17, 16, handles.plan_tiles(config, 17, 16, 1 << 40, dtype), dtype)
+    answer = {}
+    for name, room in (("plenty", 1 << 40), ("caches", whole), ("tiles", whole - 1), ("nothing", 1 << 20)):
+        planned.clear()
+        vae = handles.load_vae(vae_file("2.1"))
+        inside.give_memory(room + vae.patcher.model_size())
+        frames = torch.cat(list(vae.decode(cells)))
+        answer[name] = [len(planned[0]) if planned else None, inside.distance(frames, before)]
+        mm.unload_all_models()
+    return answer
+
+
 def core_s_vae() -> dict[str, Any]:
     """Core's VAE in the place of ours decodes at once."""
     core = inside.comfy.sd.VAE(sd=inside.comfy.utils.load_torch_file(str(vae_file("2.1"))))
@@ -184,7 +212,8 @@ def peak(work: Callable[[], object]) -> int:
 
 
 if __name__ == "__main__":
-    questions = (facts, memory, memory_in_full, files, interrupted, core_s_vae, refused)
+    # The last leaves core believing in a device that is not there.
+    questions = (facts, memory, memory_in_full, files, interrupted, core_s_vae, refused, small_card)
     with torch.inference_mode():  # as nodes run
         answers = {question.__name__: question() for question in questions}
     sys.stdout.write(json.dumps(answers) + "\n")

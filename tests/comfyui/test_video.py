@@ -82,6 +82,14 @@ def test_core_s_vae_decodes_at_once(answers: dict[str, Any]) -> None:
     assert found["distance"] < 1e-4
 
 
+def test_a_small_card_decodes_the_same_frames(answers: dict[str, Any]) -> None:
+    """Whole, then with the causal caches in RAM, then in tiles; and as core can where nothing fits."""
+    found = answers["small_card"]
+    counts = {name: count for name, (count, _) in found.items()}
+    assert counts == {"plenty": None, "caches": 1, "tiles": 2, "nothing": None}
+    assert all(distance < 1e-5 for _, distance in found.values())
+
+
 def test_a_wrong_latent_is_refused_before_it_is_decoded(answers: dict[str, Any]) -> None:
     other_model, two_videos = answers["refused"]
     assert other_model.startswith("samples: 48 channels, and this VAE decodes 16")

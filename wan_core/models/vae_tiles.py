@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import WanError
-from .vae_2_1 import VAEConfig
+from .vae_2_1 import VAEConfig, WanVAE
 from .vae_2_2 import UpStage, VAE22Config, WanVAE22, unpatchify
 from .vae_layers import (
     Frames,
@@ -101,9 +101,10 @@ def plan_tiles(
     fitting = [tiles for tiles in grids if tiled_bytes(config, height, width, tiles, dtype) <= budget]
     if not fitting:
         least = min(tiled_bytes(config, height, width, tiles, dtype) for tiles in grids)
+        pixels = _pixels(config)
         raise WanError(
-            f"VAE: to decode frames of {width} x {height} latent cells takes {least / 1e9:.2f} GB even in "
-            f"small tiles, and {max(0, budget) / 1e9:.2f} GB are left; choose a smaller size"
+            f"VAE: decoding {pixels * width} x {pixels * height} takes {least / 1e9:.2f} GB even in small "
+            f"tiles, and {max(0, budget) / 1e9:.2f} GB are left; choose a smaller size"
         )
     frame = Tile(0, height, 0, width)
     return min(fitting, key=lambda tiles: sum(tile.grown(1, frame).cells for tile in tiles))
@@ -116,12 +117,12 @@ def tiled_bytes(
     frame = Tile(0, height, 0, width)
     largest = max(tile.grown(1, frame).cells for tile in tiles)
     if isinstance(config, VAE22Config):
-        pixels, held, widest = 16, FRAMES_2_2, config.decoder_dim
+        held, widest = FRAMES_2_2, config.decoder_dim
         first = config.decoder_dim * config.dim_mult[-1]
     else:
-        pixels, held, widest = 8, FRAMES_2_1, config.dim
+        held, widest = FRAMES_2_1, config.dim
         first = config.dim * config.dim_mult[-1] // 2
-    video = 4 * 3 * pixels**2 * frame.cells
+    video = 4 * 3 * _pixels(config) ** 2 * frame.cells
     start = 2 * first * 4 * frame.cells  # two frames at twice the latent's size, which the tiles start from
     elements = max(FRAMES_AT_START * start, start + video + held * widest * 8**2 * largest)
     return round(dtype.itemsize * elements) + SCRATCH_BYTES
@@ -158,6 +159,11 @@ def decode_tiled(
             rows, columns = plan.tile.scaled(pixels).within(frame)
             video[..., rows, columns] = part
         yield video
+
+
+def _pixels(config: VAEConfig | VAE22Config) -> int:
+    """Rows, or columns, of a cell."""
+    return (WanVAE22 if isinstance(config, VAE22Config) else WanVAE).stride[1]
 
 
 class _TilePlan:

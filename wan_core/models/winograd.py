@@ -42,27 +42,54 @@ class Scratch:
         return flat[:size].view(shape)
 
 
+class Kernel:
+    """Weights (Cout, Cin, 3 or 1, 3, 3) as the points of transformed tiles, for the steps of `convolve`.
+
+    Those are 4 to 5 times as large. Where several bands use them (`kept`) they are made once, else anew for a
+    group of Cout at a time.
+    """
+
+    def __init__(self, weight: Tensor, steps: int, group: int, kept: bool, scratch: Scratch) -> None:
+        self.weight = weight
+        cout = weight.shape[0]
+        self.groups = [slice(start, min(start + group, cout)) for start in range(0, cout, group)]
+        self._matrix = _kernel_matrix(steps, weight.shape[2])
+        self._scratch = scratch
+        self._all = None
+        if kept:
+            self.groups = [slice(0, cout)]
+            self._all = [self._made(step, self.groups[0], torch.empty) for step in range(steps)]
+
+    def points(self, step: int, span: slice) -> Tensor:
+        """(36, n, Cin) of one step and some of Cout; good until the next are asked for."""
+        if self._all is not None:
+            return self._all[step]
+        return self._made(step, span, lambda shape: self._scratch.take("kernel", shape, self.weight))
+
+    def _made(self, step: int, span: slice, new: Callable[[tuple[int, int]], Tensor]) -> Tensor:
+        cin = self.weight.shape[1]
+        taps = self.weight[span].reshape((span.stop - span.start) * cin, -1).t()
+        return torch.mm(self._matrix[step], taps, out=new((POINTS, taps.shape[1]))).view(POINTS, -1, cin)
+
+
 def convolve(
     steps: int,
     padded: Callable[[Tensor, int], None],
-    weight: Tensor,
+    kernel: Kernel,
     shape: tuple[int, int, int],
-    group: int,
     scratch: Scratch,
 ) -> Tensor:
     """Results (1 or 2, B, 4 R, 4 W, Cout) of a band of R x W tiles; `shape` is (B, R, W).
 
     Time step by time step, so that little is held at once. `padded(out, step)` writes the rows that a step
-    reads, (B, 4 R + 2, 4 W + 2, Cin). 4 steps of a 3 x 3 x 3 `weight` make a pair of frames (see `mix`), as
-    many steps as it has time taps make one. The weights' transform is 4 to 5 times as large as they are, so
-    it is made anew, for `group` of Cout at a time.
+    reads, (B, 4 R + 2, 4 W + 2, Cin). 4 steps of a 3 x 3 x 3 `kernel` make a pair of frames (see `mix`), as
+    many steps as it has time taps make one.
     """
     batch, high, wide = shape
     tiles = batch * high * wide
+    weight = kernel.weight
     cout, cin = weight.shape[:2]
     sums = _PAIR_SUMS if steps == 4 else ((1,) * steps,)
-    matrix = _kernel_matrix(steps, weight.shape[2])
-    kernels = weight.reshape(cout, cin, -1)
     summed = scratch.take("summed", (len(sums), POINTS, tiles, cout), weight)
     rows = scratch.take("padded", (batch, TILE * high + 2, TILE * wide + 2, cin), weight)
     for step in range(steps):
@@ -70,13 +97,10 @@ def convolve(
         inputs = _transformed(rows, scratch).view(POINTS, tiles, cin)
         takes = [result[step] for result in sums]
         first = [not any(result[:step]) for result in sums]
-        for start in range(0, cout, group):
-            span = slice(start, start + group)
-            taps = kernels[span].flatten(0, 1).t()
-            kernel = scratch.take("kernel", (POINTS, taps.shape[1]), weight)
-            torch.mm(matrix[step], taps, out=kernel)
-            products = scratch.take("products", (POINTS, tiles, taps.shape[1] // cin), weight)
-            torch.bmm(inputs, kernel.view(POINTS, -1, cin).transpose(1, 2), out=products)
+        for span in kernel.groups:
+            points = kernel.points(step, span)
+            products = scratch.take("products", (POINTS, tiles, points.shape[1]), weight)
+            torch.bmm(inputs, points.transpose(1, 2), out=products)
             for total, sign, is_first in zip(summed[..., span], takes, first, strict=True):
                 if sign and is_first:
                     total.copy_(products)

@@ -64,9 +64,9 @@ def test_a_720p_decode_holds_5_gb_and_half_with_its_memory_on_the_host(monkeypat
 
 
 @pytest.mark.parametrize("config", [TOY_2_1, TOY_2_2])
-def test_decoding_holds_the_same_for_any_length(config):
+def test_decoding_holds_the_same_for_any_length(config):  # from the third latent frame on
     vae = make_vae(config, device="meta")
-    short, long = (decoded(vae, (frames, 4, 6), torch.float32) for frames in (2, 5))
+    short, long = (decoded(vae, (frames, 4, 6), torch.float32) for frames in (3, 9))
     assert long == short
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import winograd
 from .layers import ONEDNN
-from .winograd import Scratch
+from .winograd import Scratch, new_frame
 
 BAND_BYTES = 2**24  # of a band's padded input: small against a frame, large against a kernel's start
 # Winograd's products of a band are matrices of this many rows; with half of them they take 1.3 times as long.
@@ -58,7 +58,7 @@ def upsampled(frame: Tensor, weight: Tensor, bias: Tensor | None, scratch: Scrat
     2x2 convolution of the frame: 4/9 of the products.
     """
     batch, height, width, _ = frame.shape
-    result = frame.new_empty(batch, 2 * height, 2 * width, weight.shape[0])
+    result = new_frame((batch, 2 * height, 2 * width, weight.shape[0]), frame)
     phases = {(p, q): _phase(_phase(weight, p, 2), q, 3) for p in (0, 1) for q in (0, 1)}
     for rows in _bands(height, _band_rows(frame, 1)):
         band = scratch.take("padded", (batch, _length(rows) + 2, width + 2, frame.shape[3]), frame)
@@ -74,7 +74,7 @@ def upsampled(frame: Tensor, weight: Tensor, bias: Tensor | None, scratch: Scrat
 def downsampled(frame: Tensor, weight: Tensor, bias: Tensor | None, scratch: Scratch) -> Tensor:
     """A zero row below and a column to the right, then a 3x3 convolution of stride 2."""
     batch, height, width, channels = frame.shape
-    result = frame.new_empty(batch, height // 2, width // 2, weight.shape[0])
+    result = new_frame((batch, height // 2, width // 2, weight.shape[0]), frame)
     for rows in _bands(height // 2, _band_rows(frame, 2)):
         band = scratch.take("padded", (batch, 2 * _length(rows) + 1, width + 1, channels), frame)
         source = frame[:, 2 * rows.start : 2 * rows.stop + 1]
@@ -196,7 +196,7 @@ def _place(frame: Tensor | None, like: Tensor, weight: Tensor) -> Tensor:
     """Where a result goes: over a frame that is not needed again, if it is as wide."""
     if frame is not None and weight.shape[0] == weight.shape[1]:
         return frame
-    return like.new_empty(*like.shape[:3], weight.shape[0])
+    return new_frame((*like.shape[:3], weight.shape[0]), like)
 
 
 def _phase(weight: Tensor, phase: int, dim: int) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from . import convolutions
 from .layers import linear
-from .winograd import Scratch
+from .winograd import Scratch, new_frame
 
 Frames = list[Tensor]  # one (B, H, W, C) for each frame
 
@@ -219,7 +219,7 @@ class RMSNorm(nn.Module):
         gamma = self.gamma.to(device=x.device, dtype=torch.float32).flatten()
         if torch.is_grad_enabled():
             return self._whole(x, gamma, silu)
-        out = x if over else torch.empty_like(x)
+        out = x if over else new_frame(x.shape, x)
         rows = (NORM_ELEMENTS if x.device.type == "cpu" else NORM_ELEMENTS_ELSEWHERE) // len(gamma)
         for part, to in zip(*(t.view(-1, len(gamma)).split(rows) for t in (x, out)), strict=True):
             to.copy_(self._whole(part, gamma, silu))

@@ -8,6 +8,7 @@ of 6: one matrix product per point of the transformed tile. Exact but for roundi
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -17,6 +18,8 @@ from torch import Tensor
 TILE = 4  # results per side of a tile, read from 6 x 6 inputs
 POINTS = 36  # of a transformed tile
 
+PAGED = 2**20  # bytes
+
 # What three taps become, per axis: in a row of a tile (times 1/24), and in time for a pair (times 1/2).
 _TILE_TAPS = ((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24))
 _PAIR_TAPS = ((2, 0, 0), (1, 1, 1), (1, -1, 1), (0, 0, 2))
@@ -24,6 +27,19 @@ _PAIR_TAPS = ((2, 0, 0), (1, 1, 1), (1, -1, 1), (0, 0, 2))
 _PAIR_STEPS = ((0, -1, 2), (1, 1, 2), (2, -1, 1), (1, -1, 3))
 # How much of a step's products each of the two results takes.
 _PAIR_SUMS = ((1, 1, 1, 0), (0, 1, -1, -1))
+
+
+def new_frame(shape: Sequence[int], like: Tensor) -> Tensor:
+    """An uninitialised tensor of `like`'s dtype and device; a large one's memory is the system's own pages.
+
+    They go back as soon as it is freed. malloc keeps what is under 32 MB, and frames of several sizes leave
+    it full of holes: 300 MB more for a clip of 256 x 256.
+    """
+    size = math.prod(shape) * like.element_size()
+    if like.device.type != "cpu" or size < PAGED:
+        return like.new_empty(shape)
+    pages = torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8).untyped_storage()
+    return like.new_empty(0).set_(pages, 0, shape)
 
 
 class Scratch:
@@ -38,7 +54,7 @@ class Scratch:
         flat = self._flat.get(name)
         if flat is None or len(flat) < size:
             self._flat.pop(name, None)
-            flat = self._flat[name] = like.new_empty(size)
+            flat = self._flat[name] = new_frame((size,), like)
         return flat[:size].view(shape)
 
 
@@ -157,7 +173,7 @@ def _untransformed(points: Tensor, scratch: Scratch) -> Tensor:
     count, _, _, batch, high, wide, channels = points.shape
     lines = scratch.take("tiles", (count, TILE, 6, batch, high, wide, channels), points)
     _outputs(points.unbind(1), lines.unbind(1), scratch)
-    result = points.new_empty(count, batch, high, TILE, wide, TILE, channels)
+    result = new_frame((count, batch, high, TILE, wide, TILE, channels), points)
     spread = [result[..., i, :].permute(0, 3, 1, 2, 4, 5) for i in range(TILE)]
     _outputs(lines.unbind(2), spread, scratch)
     return result.view(count, batch, high * TILE, wide * TILE, channels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from pathlib import Path
 import comfy.model_management as mm
 import comfy.model_patcher
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..wan_core.checkpoints import (
     Checkpoint,
@@ -26,6 +27,7 @@ from ..wan_core.checkpoints import (
 from ..wan_core.checkpoints.loras import Lora, load_lora
 from ..wan_core.errors import WanError
 from ..wan_core.lora import Change, change_bytes, with_changes
+from ..wan_core.models.activations import held_bytes, transformer_bytes
 from ..wan_core.models.text_activations import text_bytes
 from ..wan_core.models.transformer import TransformerConfig, WanTransformer
 from ..wan_core.models.umt5 import UMT5Encoder
@@ -33,10 +35,10 @@ from ..wan_core.models.vae import make_vae
 from ..wan_core.models.vae_activations import decode_bytes, encode_bytes
 from ..wan_core.models.vae_tiles import Tile, decode_tiled, plan_tiles, tiled_bytes
 from ..wan_core.models.video_vae import to_frames
-from ..wan_core.placement import read_ahead_limit
-from ..wan_core.sampling import GuidanceSchedule, StepCache
+from ..wan_core.placement import LOOP_LATENTS, TEXTS, read_ahead_limit
+from ..wan_core.sampling import GuidanceSchedule, KeepTexts, StepCache
 from ..wan_core.sampling.experts import HIGH_NOISE, LOW_NOISE
-from ..wan_core.speed import Speed, apply
+from ..wan_core.speed import Speed, apply, residual_dtype
 from ..wan_core.text.tokenizer import MAX_TOKENS, Tokenizer
 from ..wan_core.variants import TI2V_5B, Variant, variant_for_task
 from ..wan_core.variants.variant import DENSE
@@ -139,9 +141,13 @@ class HostedExperts:
     Leaving the context ends what reading ahead may still go on.
     """
 
-    def __init__(self, model: ModelHandle, latent_shape: torch.Size, progress: StepProgress) -> None:
+    def __init__(
+        self, model: ModelHandle, latent_shape: torch.Size, rows: int, progress: StepProgress
+    ) -> None:
+        """latent_shape: (1, C, F, h, w) of the noise; rows: of the longer prompt."""
         self.model = model
         self.latent_shape = latent_shape
+        self.rows = rows
         self.progress = progress
         self._ahead = ExitStack()
 
@@ -162,23 +168,36 @@ class HostedExperts:
         """The expert, on its device. Loaded alone: of two in one call core would keep the wrong one."""
         expert = self.model.experts[name]
         changes = self.model.changes(name)
-        work = activation_bytes(self.model.config, self.latent_shape, expert.module.compute_dtype)
+        work = prediction_bytes(self.model, expert, self.latent_shape, self.rows)
         expert.load(expert_words(name), work + change_bytes(changes))
         self.progress.ready()
         apply(expert.module, self.model.speed, expert.device)
-        return with_changes(expert.module, changes, expert.device)
+        return KeepTexts(with_changes(expert.module, changes, expert.device))
 
 
-def activation_bytes(config: TransformerConfig, latent_shape: torch.Size, dtype: torch.dtype) -> int:
-    """What one prediction holds beside the weights, for core to keep free.
+def prediction_bytes(model: ModelHandle, expert: Hosted, latent_shape: torch.Size, rows: int) -> int:
+    """What sampling with an expert holds on the device beside its weights, for core to keep free.
 
-    Per token: the float32 stream; in the type computed in, the hidden layer of the feed-forward twice, its
-    input, the block's last update, and room for the kernels. 81 x 480 x 832 in the 14B model: 4.8 GB, where
-    the tensors come to 3.2 GB.
+    rows: of the longer prompt. Layers of another type than they compute in make their weights anew each time.
     """
-    _, _, frames, height, width = latent_shape
-    tokens = frames * height * width // 4
-    return tokens * (4 * config.dim + dtype.itemsize * (7 * config.dim + 2 * config.ffn_dim))
+    config, compute = model.config, expert.module.compute_dtype
+    anew = any(
+        isinstance(layer, nn.Linear) and layer.weight.dtype != compute
+        for layer in expert.module.blocks.modules()
+    )
+    return (
+        transformer_bytes(
+            config,
+            latent_shape,
+            compute,
+            residual_dtype(model.speed, compute),
+            text_rows=rows,
+            kept_texts=TEXTS,
+            device_type=expert.device.type,
+        )
+        + anew * held_bytes(config, compute)
+        + LOOP_LATENTS * math.prod(latent_shape) * torch.float32.itemsize
+    )
 
 
 @dataclass(frozen=True)

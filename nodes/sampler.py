@@ -95,12 +95,15 @@ class WanCoreSampler(io.ComfyNode):
         device = model.patcher.load_device
         noise = make_noise(shape, seed).to(device)
         progress = StepProgress(steps)
-        with HostedExperts(model, noise.shape, progress) as experts:
+        context = text_rows("positive", positive, model.config).to(device)
+        negative_context = text_rows("negative", negative, model.config).to(device)
+        rows = max(context.shape[1], negative_context.shape[1])
+        with HostedExperts(model, noise.shape, rows, progress) as experts:
             sampled = denoise(
                 noise,
                 experts,
-                text_rows("positive", positive, model.config).to(device),
-                text_rows("negative", negative, model.config).to(device),
+                context,
+                negative_context,
                 scales,
                 schedule,
                 plan,

@@ -108,7 +108,7 @@ def on_a_small_device() -> list[float]:
     inside.mm.unload_all_models()
     inside.pretend_a_gpu()
     inside.mm.should_use_fp16 = inside.mm.should_use_bf16 = lambda *_, **__: False
-    inside.handles.activation_bytes = lambda *_: 1 << 16
+    inside.handles.prediction_bytes = lambda *_: 1 << 16
     size = inside.HIGH.stat().st_size
     distances = []
     for share in (1.4, 0.5, 0.0):

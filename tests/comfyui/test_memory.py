@@ -40,13 +40,21 @@ def answers(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return json.loads(answer.stdout.strip().splitlines()[-1])
 
 
-ESTIMATES = ("short prompt", "long prompt")
+# Real sizes are counted by wan_core's own tests; with toys it is mostly the loop's latents and the texts,
+# for which there is room for the longer prompt twice, and a CPU's Winograd takes scratch that no GPU does.
+ESTIMATES = {
+    **dict.fromkeys(("short prompt", "long prompt"), (0.95, 1.05)),
+    **{f"{task} {cells}": (0.95, 1.6) for task in ("t2v", "ti2v") for cells in (16, 48)},
+    **{f"vae {way} {cells}": (0.85, 1.15) for way in ("decode", "encode") for cells in (6, 12)},
+    **{f"vae 2.2 {way} {cells}": (0.75, 1.15) for way in ("decode", "encode") for cells in (6, 12)},
+}
 
 
 @pytest.mark.parametrize("case", ESTIMATES)
 def test_what_core_is_asked_to_keep_free_is_what_the_work_takes(answers: dict[str, Any], case: str) -> None:
     asked, taken = answers["estimates"][case]
-    assert asked == pytest.approx(taken, rel=0.15)
+    least, most = ESTIMATES[case]
+    assert least < asked / taken < most
 
 
 def test_a_vae_in_bfloat16_is_near_one_in_float32(answers: dict[str, Any]) -> None:
@@ -142,7 +150,7 @@ def test_what_is_loaded_is_said_before(answers: dict[str, Any]) -> None:
     assert len(said) == 10  # two prompts, and two experts of four samplers
     takes = "loading the high-noise expert: 7.6 MB of weights, "
     assert said[2].startswith(takes)
-    assert re.fullmatch(r"0\.\d MB of work; cpu:0 has 1\.1 GB: all of it goes there", said[2][len(takes) :])
+    assert re.fullmatch(r"\d\.\d MB of work; cpu:0 has 1\.1 GB: all of it goes there", said[2][len(takes) :])
     assert said[-1].endswith("cpu:0 has 1.1 GB: it is there already")
     assert re.search(
         r"cpu:0 has 4\.7 MB: about 3\.\d MB stream from RAM \(17\.2 GB free\)$", answers["tight"]

@@ -318,6 +318,7 @@ def at_once(x: Frames, memory: Memory | None, channels: int) -> int:
     """How many of these frames go together if they have `channels`: Winograd on a CPU is best at two."""
     if memory is None or x[0][..., 0].numel() * channels * x[0].element_size() < LARGE_FRAME:
         return len(x)
+    memory.scratch.clear()  # layers of smaller frames and more channels took more of it, 100 MB in all
     return 2 if x[0].device.type == "cpu" else 1
 
 

@@ -57,6 +57,10 @@ class Scratch:
             flat = self._flat[name] = new_frame((size,), like)
         return flat[:size].view(shape)
 
+    def clear(self) -> None:
+        """Let go of all of it, where what follows needs less of it."""
+        self._flat.clear()
+
 
 class Kernel:
     """Weights (Cout, Cin, 3 or 1, 3, 3) as the points of transformed tiles, for the steps of `convolve`.

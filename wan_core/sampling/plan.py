@@ -6,7 +6,7 @@ It says exactly what the loop will do, since it asks the same schedule and the s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NotRequired, TypedDict
+from typing import TypedDict
 
 from ..errors import WanError
 from ..schedulers import make_schedule
@@ -16,18 +16,21 @@ from .denoise import StepInfo
 from .experts import plan_experts
 
 
-class PlannedStep(TypedDict):
+class _Step(TypedDict):
+    timestep: int
+    sigma: float
+    expert: str
+
+
+class PlannedStep(_Step, total=False):
     """One row: the integer timestep the network is told (0..1000), the noise level (0..1), who works.
 
     Only steps that were run say, and only where it is so, that the step cache had the answer (`reused`) or
     that the guidance schedule left guidance out (`unguided`).
     """
 
-    timestep: int
-    sigma: float
-    expert: str
-    reused: NotRequired[bool]
-    unguided: NotRequired[bool]
+    reused: bool
+    unguided: bool
 
 
 class Plan(TypedDict):

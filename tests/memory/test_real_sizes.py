@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from dataclasses import dataclass
@@ -13,10 +14,24 @@ import torch
 from torch import nn
 
 from wan_core.checkpoints.header import TensorInfo
+from wan_core.errors import WanError
 from wan_core.memory import SLABS, least_bytes
 from wan_core.models.transformer import TransformerConfig, WanTransformer
 from wan_core.models.umt5 import UMT5Config, UMT5Encoder
-from wan_core.placement import Budget, Need, budget, describe, expert_need, reserve, text_need
+from wan_core.models.vae import make_vae
+from wan_core.models.vae_2_1 import VAEConfig
+from wan_core.models.vae_2_2 import VAE22Config
+from wan_core.placement import (
+    Budget,
+    Need,
+    budget,
+    decode_tiles,
+    describe,
+    encode_need,
+    expert_need,
+    reserve,
+    text_need,
+)
 from wan_core.speed import HALF, Speed
 
 CARD = torch.device("cuda")
@@ -51,11 +66,15 @@ class OnPaper:
         return None
 
     def stored_bytes(self, dtype: torch.dtype | None = None) -> dict[str, int]:
-        assert dtype is None
         return {
-            name: math.ceil(info.elements * (self.width if len(info.shape) == 2 else 2))
+            name: info.elements * dtype.itemsize
+            if dtype
+            else math.ceil(info.elements * (self.width if len(info.shape) == 2 else 2))
             for name, info in self.header.items()
         }
+
+
+TEXT_ENCODER = OnPaper(UMT5Encoder(UMT5Config(), device="meta"), 2)
 
 
 def need(config: TransformerConfig, shape: tuple[int, ...], width: float, speed: Speed) -> Need:
@@ -88,6 +107,38 @@ def test_small_cards_are_enough(config, shape, width, speed, gigabytes):
     assert SLABS < len(chosen.streamed) <= config.num_layers
 
 
+@pytest.mark.parametrize(
+    ("config", "shape", "width", "speed", "from_text", "from_picture"),
+    [
+        (A14B, P720, 2, Speed(), 7.0, 7.8),
+        (A14B, P720, 2, Speed(residual=HALF), 6.2, 7.8),
+        (A14B, P720, 1, Speed(), 6.4, 7.8),
+        (A14B, P480, 2, Speed(), 5.1, 5.1),
+        (A14B, P480, 1, Speed(), 4.5, 4.5),
+        (TI2V, P704, 2, Speed(), 3.8, 6.3),
+    ],
+    ids=["720p", "720p, 16-bit residual", "720p, fp8", "480p", "480p, fp8", "5B"],
+)
+def test_the_least_that_readme_states(config, shape, width, speed, from_text, from_picture):
+    """README.md, "Speed and memory": what a whole run takes, in GB, and no tenth less."""
+    vae = OnPaper(make_vae(VAE22Config() if config is TI2V else VAEConfig(), device="meta"), 2)
+    pixels = vae.network.stride[1]
+    encode = encode_need(vae, shape[2] * pixels, shape[3] * pixels)
+    for gigabytes, has_picture in ((from_text, False), (from_picture, True)):
+        channels = 36 if has_picture and config is A14B else config.in_channels
+        wanted = need(dataclasses.replace(config, in_channels=channels), shape, width, speed)
+        needs = [wanted, text_need(TEXT_ENCODER, CARD), *([encode] if has_picture else [])]
+
+        def fits(size, needs=needs):
+            limit = budget(CARD, round(size * 1e9))
+            limit.check(needs)
+            return decode_tiles(limit, vae, *shape[-2:])
+
+        fits(gigabytes)
+        with pytest.raises(WanError):
+            fits(gigabytes - 0.1)
+
+
 def test_a14b_is_as_large_as_its_files():
     wanted = need(A14B, P720, 2, Speed())
     assert wanted.weights.total == pytest.approx(28.6e9, rel=0.005)
@@ -97,13 +148,13 @@ def test_a14b_is_as_large_as_its_files():
 
 
 def test_the_text_encoder_fits_two_gigabytes():
-    wanted = text_need(OnPaper(UMT5Encoder(UMT5Config(), device="meta"), 2), CARD)
+    wanted = text_need(TEXT_ENCODER, CARD)
     assert wanted.weights.total == pytest.approx(9.26e9, rel=0.01), "its embedding, 2.1 GB, stays in the file"
     assert least(wanted) <= 2.0
 
 
 def test_the_line_of_a_card():
-    text = text_need(OnPaper(UMT5Encoder(UMT5Config(), device="meta"), 2), CARD)
+    text = text_need(TEXT_ENCODER, CARD)
     here = Budget(torch.device("cuda:0"), 24 * 10**9)
     line = describe(here, [need(A14B, P720, 2, Speed())], text, [])
     assert re.fullmatch(

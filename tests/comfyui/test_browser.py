@@ -29,7 +29,8 @@ FLAGS = [
 ]
 # So that no dialog covers the canvas.
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.InstalledVersion": "1.49.6"}
-WIDGET_VALUES = "app.graph.serialize().nodes.map(n => [n.id, n.widgets_values])"
+# A node without widgets saves none; one that shows a line of text saves an empty list, which is the same.
+WIDGET_VALUES = "app.graph.serialize().nodes.map(n => [n.id, n.widgets_values ?? []])"
 TOLERATED = ("404", "ERR_NAME_NOT_RESOLVED", "Failed to load resource")
 
 

@@ -92,7 +92,7 @@ class Budget:
 
 
 def budget(device: torch.device, vram: int | None) -> Budget:
-    """The limit a user set, or what is free on the device. Raises WanError for a limit the card has not."""
+    """The limit a user set, which is believed, or what is free on the device."""
     if vram is None:
         return Budget(device, free_bytes(device))
     return Budget(device, max(0, vram - reserve(device)), vram)

@@ -151,7 +151,7 @@ class Card:
 
 def test_on_a_card_no_slab_is_read_before_it_is_filled_nor_filled_while_it_is_read(file, monkeypatch):
     expected, network, card = answers(opened(file), 2), opened(file), Card()
-    monkeypatch.setattr(streamer_module, "_is_card", lambda _: True)
+    monkeypatch.setattr(streamer_module, "is_card", lambda _: True)
     monkeypatch.setattr(torch.cuda, "Stream", lambda _: card.stream("copy"))
     monkeypatch.setattr(torch.cuda, "Event", card.event)
     monkeypatch.setattr(torch.cuda, "stream", nullcontext)

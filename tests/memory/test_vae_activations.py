@@ -54,7 +54,8 @@ def test_a_720p_decode_holds_5_gb_and_half_with_its_memory_on_the_host(monkeypat
     assert decode_bytes(config, *cells, dtype) == pytest.approx(counted, rel=0.15)
 
     def fetch(memory, layer, device):
-        return [torch.empty(shape, device=device, dtype=dtype) for shape in memory._frames.get(layer, [])]
+        shapes = memory._frames.get(layer, [])
+        return [torch.empty(shape, device=device, dtype=dtype) for shape in shapes], None
 
     # "meta" plays the GPU: what is stored elsewhere is a shape until it is fetched.
     monkeypatch.setattr(vae_layers.Memory, "_stored", lambda _, frames: [frame.shape for frame in frames])

@@ -6,6 +6,8 @@ pytest tests/unit/test_convolutions.py
 from __future__ import annotations
 
 import itertools
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -101,6 +103,61 @@ def test_memory_lies_where_it_was_asked_to():
     assert memory.fork().take(layer, torch.empty(0, device="meta"))[0].shape == (1, 2, 2, 4)
     assert memory.take(layer, torch.empty(0, device="meta"))[0].is_meta
     assert memory.take(layer, torch.empty(0, device="meta")) == []
+
+
+def test_on_a_card_what_is_remembered_is_there_when_it_is_used_and_leaves_before_more_does(monkeypatch):
+    """The order of copies and layers, by what streams and events are told."""
+    vae, notes = WanVAE(VAEConfig(dim=4)), []
+
+    def event():
+        number = sum(note[0] == "record" for note in notes)
+        notes.append(("record", number))
+        return SimpleNamespace(number=number, synchronize=lambda: notes.append(("host waits", number)))
+
+    stream = SimpleNamespace(
+        record_event=event,
+        wait_stream=lambda _: notes.append(("copies wait", -1)),
+        wait_event=lambda event: notes.append(("work waits", event.number)),
+    )
+    monkeypatch.setattr(vae_layers, "is_card", lambda _: True)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _: stream)
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: stream)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None)
+    raw = rand(1, vae.config.latent_channels, 4, 2, 3)
+    found = torch.cat(list(vae.decode_chunks(raw, cache_device="cpu")), dim=2)
+    assert torch.equal(found, vae.decode(raw))
+    recorded = [number for kind, number in notes if kind == "record"]
+    waited = [number for kind, number in notes if kind == "work waits"]
+    left = [notes[place + 1][1] for place, (kind, _) in enumerate(notes) if kind == "copies wait"]
+    assert len(left) > 50
+    assert set(waited) <= set(recorded) - set(left)  # for what comes in, and for nothing that leaves
+    # One layer's frames are on their way out at a time.
+    assert [number for kind, number in notes if kind == "host waits"] == left[:-1]
+    assert all(notes.index(("host waits", n)) > notes.index(("record", n)) for n in left[:-1])
+    # All but the last layer's are fetched while another works.
+    fetched = [
+        number
+        for number in waited
+        if notes.index(("work waits", number)) - notes.index(("record", number)) > 1
+    ]
+    assert len(fetched) > len(waited) // 2
+
+
+def test_16_bit_convolutions_ask_cudnn_by_name(monkeypatch):
+    """torch passes it over in some versions; what it is asked must be the convolution."""
+
+    def cudnn_convolution(x, weight, padding, stride, dilation, groups, benchmark, deterministic, allow_tf32):
+        assert x.is_contiguous(memory_format=torch.channels_last_3d)
+        assert {benchmark, deterministic, allow_tf32} <= {False, True}
+        return F.conv3d(x, weight, None, stride, padding, dilation, groups)
+
+    frames, weight, bias = [rand(1, 8, 8, 4).bfloat16() for _ in range(3)], rand(4, 4, 3, 3, 3), rand(4)
+    expected = convolutions.single(frames, weight.bfloat16(), bias.bfloat16(), Scratch())
+    monkeypatch.setattr(convolutions, "_asks_cudnn", lambda _: True)
+    monkeypatch.setattr(torch, "cudnn_convolution", cudnn_convolution)
+    found = convolutions.single(frames, weight.bfloat16(), bias.bfloat16(), Scratch())
+    assert ((found - expected).norm() / expected.norm()).item() < 1e-2  # the bias is added after rounding
 
 
 def test_real_width_goes_through_winograd(monkeypatch):

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -62,7 +62,7 @@ class Streamer:
         self._slabs: list[_Slab] = []
         if not streamed:
             return
-        self._stream = torch.cuda.Stream(device) if _is_card(device) else None
+        self._stream = torch.cuda.Stream(device) if is_card(device) else None
         size = max(places[-1].end for places in self._blocks.values())
         self._slabs = [_Slab(size, device, self._stream is not None) for _ in range(SLABS)]
         if self._stream is not None:  # the slabs' memory may have had another use that still runs
@@ -158,7 +158,7 @@ class _Slab:
 
     def __init__(self, size: int, device: torch.device, staged: bool) -> None:
         self.room = torch.empty(size, dtype=torch.uint8, device=device)
-        self.staging = _pinned(size) if staged else None
+        self.staging = pinned((size,), torch.uint8) if staged else None
         self.arrived = torch.cuda.Event() if staged else None
         self.used = torch.cuda.Event() if staged else None
         self.block: int | None = None
@@ -172,18 +172,23 @@ class _Slab:
         return self._views[index]
 
 
-def _is_card(device: torch.device) -> bool:
+def is_card(device: torch.device) -> bool:
     """Whether copies to a device can go on beside its work."""
     return device.type == "cuda"
 
 
-def _pinned(size: int) -> Tensor:
+def pinned(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Host memory that a card reads by itself; where no more may be pinned, ordinary and slower memory."""
     try:
-        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        return torch.empty(shape, dtype=dtype, pin_memory=True)
     except RuntimeError as error:
-        log.warning("memory: %d MB could not be pinned (%s); copying will be slower", size >> 20, error)
-        return torch.empty(size, dtype=torch.uint8)
+        _say_once(f"memory: RAM could not be pinned ({str(error).splitlines()[0]}); copying will be slower")
+        return torch.empty(shape, dtype=dtype)
+
+
+@cache
+def _say_once(message: str) -> None:
+    log.warning(message)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.backends import cudnn
 
 from . import winograd
 from .layers import ONEDNN
 from .winograd import Scratch, new_frame
 
-BAND_BYTES = 2**24  # of a band's padded input: small against a frame, large against a kernel's start
+# Of a band's padded input: small against a frame, large against a kernel's start. For a GPU the host starts
+# some 20 kernels a band, in 0.1 ms; 16 MB, 28,000 points of 96 channels in 16 bits, would be done as soon.
+BAND_BYTES, BAND_BYTES_ELSEWHERE = 2**24, 2**26
 # Winograd's products of a band are matrices of this many rows; with half of them they take 1.3 times as long.
 BAND_TILES = 256
 # Below these Winograd's transforms cost more than the products they save.
@@ -145,6 +148,8 @@ def _direct_bands(
 ) -> Iterator[tuple[slice, Tensor]]:
     batch, height, width, channels = frames[0].shape
     edge = weight.shape[-1] // 2
+    if frames[0].device.type != "cpu":  # as the bands are; else each would have them turned
+        weight = weight.contiguous(memory_format=torch.channels_last_3d)
     for rows in _bands(height, _band_rows(frames[0], len(frames))):
         shape = (batch, len(frames), _length(rows) + 2 * edge, width + 2 * edge, channels)
         band = scratch.take("padded", shape, frames[0])
@@ -161,10 +166,26 @@ def _direct_bands(
 
 
 def _conv3d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """F.conv3d, which judges bands of few channels too small for oneDNN: 7 times the time, and 150 MB."""
+    """F.conv3d, by the library that it sometimes leaves aside.
+
+    On a CPU it judges bands of few channels too small for oneDNN: 7 times the time, and 150 MB. On a GPU,
+    torch 2.9 with a cuDNN before 9.15 writes 16-bit input out 27 times instead of asking it
+    (github.com/pytorch/pytorch/issues/166643).
+    """
+    around, apart = (0, 0, 0), (1, 1, 1)
     if ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32:
-        return torch.mkldnn_convolution(x, weight, bias, (0, 0, 0), (1, 1, 1), (1, 1, 1), 1)
+        return torch.mkldnn_convolution(x, weight, bias, around, apart, apart, 1)
+    if _asks_cudnn(x):
+        how = cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
+        out = torch.cudnn_convolution(x, weight, around, apart, apart, 1, *how)
+        return out if bias is None else out.add_(bias.view(-1, 1, 1, 1))
     return F.conv3d(x, weight, bias)
+
+
+def _asks_cudnn(x: Tensor) -> bool:
+    """Whether cuDNN is asked by name, which a ROCm device has not."""
+    is_16_bit = x.dtype in (torch.bfloat16, torch.float16)
+    return is_16_bit and x.device.type == "cuda" and torch.version.cuda is not None and cudnn.enabled
 
 
 def _pad(
@@ -212,7 +233,8 @@ def _bands(height: int, rows: int) -> list[slice]:
 
 def _band_rows(frame: Tensor, rows_each: int) -> int:
     """Rows of results per band, if each reads `rows_each` rows of a frame."""
-    return max(1, BAND_BYTES // (rows_each * frame[:, 0].numel() * frame.element_size()))
+    size = BAND_BYTES if frame.device.type == "cpu" else BAND_BYTES_ELSEWHERE
+    return max(1, size // (rows_each * frame[:, 0].numel() * frame.element_size()))
 
 
 def _length(rows: slice) -> int:

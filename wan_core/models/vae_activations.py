@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import torch
 
-from .convolutions import BAND_BYTES
+from .convolutions import BAND_BYTES_ELSEWHERE
 from .vae_2_1 import VAEConfig
 from .vae_2_2 import PATCH, PATCH_CHANNELS, VAE22Config
 from .vae_layers import LARGE_FRAME, NORM_ELEMENTS_ELSEWHERE
@@ -81,8 +81,10 @@ class _Walk:
         self.work = self.band = 0
 
     def bytes(self, caches_on_host: bool) -> int:
-        """The most at once. With caches on the host: a layer's own, and the next one's on their way."""
-        return self.work + self.band + (2 * max(self.remembered) if caches_on_host else sum(self.remembered))
+        """The most at once. With caches on the host: a layer's own, the next one's and the last one's, which
+        are on their way in and out.
+        """
+        return self.work + self.band + (3 * max(self.remembered) if caches_on_host else sum(self.remembered))
 
     def frame(self, channels: int) -> int:
         """Bytes of a frame."""
@@ -96,9 +98,10 @@ class _Walk:
 
     def convolution(self, channels: int, held: int = 0) -> None:
         """A norm and a causal convolution, whose result takes the place of what it remembered, if it fits."""
-        made = 0 if channels == self.channels else self.frames * self.frame(channels)
+        result = self.frames * self.frame(channels)
+        made = 0 if channels == self.channels else result
         self._holds(held + self.frames * self.frame(self.channels) + made)
-        self._band((self.frames + 2) * self.frame(self.channels))
+        self._band((self.frames + 2) * self.frame(self.channels), result)
         self.remembered.append(2 * self.frame(self.channels))
         self.channels = channels
 
@@ -123,7 +126,9 @@ class _Walk:
         """Twice the frames, then four times the points."""
         if temporal:
             self._holds(held + 3 * self.frames * self.frame(self.channels))
-            self._band((self.frames + 2) * self.frame(self.channels))
+            self._band(
+                (self.frames + 2) * self.frame(self.channels), 2 * self.frames * self.frame(self.channels)
+            )
             self.remembered.append(2 * self.frame(self.channels))
             self.frames *= 2
             self.chunk *= 2
@@ -132,7 +137,7 @@ class _Walk:
         result = self.frames * 4 * self.frame(channels)
         phases = 16 * self.channels * channels * self.size
         self._holds(held + self.frames * self.frame(self.channels) + result + phases)
-        self._band(self.frame(self.channels))
+        self._band(self.frame(self.channels), self.frame(channels))
         self.points *= 4
         self.channels = channels
 
@@ -154,5 +159,7 @@ class _Walk:
         copies = normed * (4 if self.size == 4 else 8 + self.size)
         self.work = max(self.work, self.waiting + bytes_ + copies)
 
-    def _band(self, bytes_: int) -> None:
-        self.band = max(self.band, min(bytes_, BAND_BYTES))
+    def _band(self, reads: int, makes: int) -> None:
+        """A band's input, its results, and those of the band before, which wait until it has been read."""
+        bands = max(1.0, reads / BAND_BYTES_ELSEWHERE)
+        self.band = max(self.band, round((reads + makes * min(2.0, bands)) / bands))

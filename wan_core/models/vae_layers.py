@@ -17,11 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..memory.streamer import is_card, pinned
 from . import convolutions
 from .layers import linear
 from .winograd import Scratch, new_frame
 
 Frames = list[Tensor]  # one (B, H, W, C) for each frame
+Fetched = tuple[Frames, "torch.cuda.Event | None"]  # and when they are there
 
 NORM_ELEMENTS = 2**18  # normalized at one time on a CPU: 1 MB, which its cache holds
 NORM_ELEMENTS_ELSEWHERE = 2**22
@@ -43,10 +45,11 @@ class Memory:
         self.scratch = Scratch()
         self._device = device
         self._frames: dict[nn.Module, Frames] = {}
-        self._fetched: dict[nn.Module, Frames] = {}
+        self._fetched: dict[nn.Module, Fetched] = {}
         self._followers: dict[nn.Module, nn.Module] = {}
         self._last: nn.Module | None = None
         self._copies: torch.cuda.Stream | None = None
+        self._left: torch.cuda.Event | None = None
 
     def __contains__(self, layer: nn.Module) -> bool:
         return layer in self._frames
@@ -64,40 +67,51 @@ class Memory:
         if self._last is not None:
             self._followers[self._last] = layer
         self._last = layer
-        frames = self._fetched.pop(layer, None) or self._fetch(layer, like.device)
+        frames, arrived = self._fetched.pop(layer, None) or self._fetch(layer, like.device)
         self._frames.pop(layer, None)
-        follower = self._followers.get(layer)
-        if self._copies is not None:
-            torch.cuda.current_stream(like.device).wait_stream(self._copies)
+        if arrived is not None:
+            work = torch.cuda.current_stream(like.device)
+            work.wait_event(arrived)  # and for nothing that goes the other way
             for frame in frames:  # made on the other stream: its memory is free when this one has read it
-                frame.record_stream(torch.cuda.current_stream(like.device))
+                frame.record_stream(work)
+            follower = self._followers.get(layer)
             if follower is not None and follower not in self._fetched:
                 self._fetched[follower] = self._fetch(follower, like.device)
         return frames
 
     def fork(self) -> Memory:
         """A memory of the same past, for another future."""
+        if self._copies is not None:
+            self._copies.synchronize()
         twin = Memory(self._device)
         twin._frames = {layer: [frame.clone() for frame in past] for layer, past in self._frames.items()}
         return twin
 
     def _stored(self, frames: Frames) -> Frames:
-        if frames[0].device.type != "cuda":
+        if not is_card(frames[0].device):
             return [frame.to(self._device, copy=True) for frame in frames]
+        # What leaves is not free before it has left, and the host is quick to ask for new: without waiting it
+        # would have the frames of all layers on their way, which is what must not lie on the device.
+        if self._left is not None:
+            self._left.synchronize()
         if self._copies is None:
             self._copies = torch.cuda.Stream(frames[0].device)
         self._copies.wait_stream(torch.cuda.current_stream(frames[0].device))
         with torch.cuda.stream(self._copies):
-            stored = [torch.empty_like(frame, device=self._device, pin_memory=True) for frame in frames]
+            stored = [pinned(frame.shape, frame.dtype) for frame in frames]
             for to, frame in zip(stored, frames, strict=True):
                 to.copy_(frame, non_blocking=True)
                 frame.record_stream(self._copies)
+            self._left = self._copies.record_event()
         return stored
 
-    def _fetch(self, layer: nn.Module, device: torch.device) -> Frames:
+    def _fetch(self, layer: nn.Module, device: torch.device) -> Fetched:
         frames = self._frames.get(layer, [])
-        with torch.cuda.stream(self._copies):  # of no effect without one
-            return [frame.to(device, non_blocking=True, copy=True) for frame in frames]
+        if self._copies is None:
+            return [frame.to(device, copy=True) for frame in frames], None
+        with torch.cuda.stream(self._copies):
+            arriving = [frame.to(device, non_blocking=True, copy=True) for frame in frames]
+            return arriving, self._copies.record_event()
 
 
 class ResidualBlock(nn.Module):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import WanError
+from .convolutions import BAND_BYTES_ELSEWHERE
 from .vae_2_1 import VAEConfig, WanVAE
 from .vae_2_2 import UpStage, VAE22Config, WanVAE22, unpatchify
 from .vae_layers import (
@@ -40,8 +41,10 @@ SMALLEST_SIDE = 8  # cells: a smaller tile is mostly margin
 
 # What the layers hold at full size in a tile, in frames of the width that they are widest at.
 FRAMES_2_1, FRAMES_2_2 = 4.7, 10.2
+# On a card also what the next layer remembers, on its way in, and what the last one does, on its way out.
+FRAMES_ON_THEIR_WAY = 4
 FRAMES_AT_START = 3  # while these are made: times what they take
-SCRATCH_BYTES = 2**24  # of a band of rows in a convolution
+SCRATCH_BYTES = BAND_BYTES_ELSEWHERE * 5 // 3  # of a band of rows in a convolution, with two bands' results
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,12 @@ def plan_tiles(
 
 
 def tiled_bytes(
-    config: VAEConfig | VAE22Config, height: int, width: int, tiles: Sequence[Tile], dtype: torch.dtype
+    config: VAEConfig | VAE22Config,
+    height: int,
+    width: int,
+    tiles: Sequence[Tile],
+    dtype: torch.dtype,
+    on_card: bool = True,
 ) -> int:
     """What decoding one latent frame in tiles holds above the weights, the caches lying on the host."""
     frame = Tile(0, height, 0, width)
@@ -122,6 +130,7 @@ def tiled_bytes(
     else:
         held, widest = FRAMES_2_1, config.dim
         first = config.dim * config.dim_mult[-1] // 2
+    held += FRAMES_ON_THEIR_WAY * on_card
     video = 4 * 3 * _pixels(config) ** 2 * frame.cells
     start = 2 * first * 4 * frame.cells  # two frames at twice the latent's size, which the tiles start from
     elements = max(FRAMES_AT_START * start, start + video + held * widest * 8**2 * largest)

@@ -31,7 +31,7 @@ class HostMemory:
 
 def parse_size(text: str) -> int:
     """Bytes of "8GB", "7.5 GiB" or "800MB"; raises WanError for anything else."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([A-Za-z]+)\s*", text)
     unit = UNITS.get(match[2].upper()) if match else None
     size = int(float(match[1]) * unit) if match and unit else 0
     if not size:

@@ -178,10 +178,11 @@ class HostedExperts:
 def prediction_bytes(model: ModelHandle, expert: Hosted, latent_shape: torch.Size, rows: int) -> int:
     """What sampling with an expert holds on the device beside its weights, for core to keep free.
 
-    rows: of the longer prompt. Layers of another type than they compute in make their weights anew each time.
+    rows: of the longer prompt. Layers of another type than they compute in make their weights anew each time,
+    and core's dynamic layers lend theirs, which are copied (`CORE_LAYERS.Linear.lend`).
     """
     config, compute = model.config, expert.module.compute_dtype
-    anew = any(
+    anew = expert.is_dynamic() or any(
         isinstance(layer, nn.Linear) and layer.weight.dtype != compute
         for layer in expert.module.blocks.modules()
     )

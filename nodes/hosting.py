@@ -73,6 +73,7 @@ class CORE_LAYERS(comfy.ops.manual_cast):  # noqa: N801 (core names its own so)
                 lent = None
                 if weight.data_ptr() != self.weight.data_ptr():
                     lent = weight.clone(), None if bias is None else bias.clone()
+                del weight, bias  # what core made would lie beside its copy as long as that is lent
             yield lent
 
     class RMSNorm(comfy.ops.manual_cast.RMSNorm):

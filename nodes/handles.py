@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management as mm
 import comfy.model_patcher
@@ -35,7 +36,7 @@ from ..wan_core.models.vae import make_vae
 from ..wan_core.models.vae_activations import decode_bytes, encode_bytes
 from ..wan_core.models.vae_tiles import Tile, decode_tiled, plan_tiles, tiled_bytes
 from ..wan_core.models.video_vae import to_frames
-from ..wan_core.placement import LOOP_LATENTS, TEXTS, read_ahead_limit
+from ..wan_core.placement import loop_bytes, read_ahead_limit
 from ..wan_core.sampling import GuidanceSchedule, KeepTexts, StepCache
 from ..wan_core.sampling.experts import HIGH_NOISE, LOW_NOISE
 from ..wan_core.speed import Speed, apply, residual_dtype
@@ -142,9 +143,9 @@ class HostedExperts:
     """
 
     def __init__(
-        self, model: ModelHandle, latent_shape: torch.Size, rows: int, progress: StepProgress
+        self, model: ModelHandle, latent_shape: torch.Size, rows: Sequence[int], progress: StepProgress
     ) -> None:
-        """latent_shape: (1, C, F, h, w) of the noise; rows: of the longer prompt."""
+        """latent_shape: (1, C, F, h, w) of the noise; rows: of each prompt."""
         self.model = model
         self.latent_shape = latent_shape
         self.rows = rows
@@ -175,11 +176,13 @@ class HostedExperts:
         return KeepTexts(with_changes(expert.module, changes, expert.device))
 
 
-def prediction_bytes(model: ModelHandle, expert: Hosted, latent_shape: torch.Size, rows: int) -> int:
+def prediction_bytes(
+    model: ModelHandle, expert: Hosted, latent_shape: torch.Size, rows: Sequence[int]
+) -> int:
     """What sampling with an expert holds on the device beside its weights, for core to keep free.
 
-    rows: of the longer prompt. Layers of another type than they compute in make their weights anew each time,
-    and core's dynamic layers lend theirs, which are copied (`CORE_LAYERS.Linear.lend`).
+    rows: of each prompt. Layers of another type than they compute in make their weights anew each time, and
+    core's dynamic layers lend theirs, which are copied (`CORE_LAYERS.Linear.lend`).
     """
     config, compute = model.config, expert.module.compute_dtype
     anew = expert.is_dynamic() or any(
@@ -192,12 +195,12 @@ def prediction_bytes(model: ModelHandle, expert: Hosted, latent_shape: torch.Siz
             latent_shape,
             compute,
             residual_dtype(model.speed, compute),
-            text_rows=rows,
-            kept_texts=TEXTS,
+            text_rows=math.ceil(sum(rows) / len(rows)),
+            kept_texts=len(rows),
             device_type=expert.device.type,
         )
         + anew * held_bytes(config, compute)
-        + LOOP_LATENTS * math.prod(latent_shape) * torch.float32.itemsize
+        + loop_bytes(config, latent_shape)
     )
 
 
@@ -247,9 +250,15 @@ class VAEHandle(Hosted):
         """A video in chunks (1, 3, 1 or 4, H, W) in -1..1 to the raw latent (1, C, chunks, h, w)."""
         chunks = iter(chunks)
         first = next(chunks)
-        self.load("VAE", encode_bytes(self.module.config, *first.shape[-2:], self.dtype))
+        self.load("VAE", encode_bytes(self.module.config, *first.shape[-2:], self.dtype, **self._counted))
         moved = (chunk.to(self.device, self.dtype) for chunk in itertools.chain([first], chunks))
         return resting(self.module.encode_chunks(moved))
+
+    @property
+    def _counted(self) -> dict[str, Any]:
+        """What its work depends on besides sizes."""
+        cast = self.module.conv1.weight.dtype != self.dtype
+        return {"device_type": self.device.type, "cast": cast}
 
     def check_channels(self, latent: Tensor) -> None:
         """Refuse a raw latent (1, C, F, h, w) of another model's VAE. Raises WanError."""
@@ -267,7 +276,7 @@ class VAEHandle(Hosted):
         progress = Progress(count)
         tiles = self._tiles(height, width)
         if tiles is None:
-            self.load("VAE", decode_bytes(self.module.config, height, width, self.dtype))
+            self.load("VAE", decode_bytes(self.module.config, height, width, self.dtype, **self._counted))
             chunks = self.module.decode_chunks(latent.to(self.device, self.dtype))
         else:
             words = f"VAE (frames in {len(tiles)} tiles, its memory of earlier ones in RAM)"
@@ -285,7 +294,7 @@ class VAEHandle(Hosted):
         if mm.is_device_cpu(self.device):
             return None
         room = could_be_free(self.device) - mm.extra_reserved_memory() - self.patcher.model_size()
-        if decode_bytes(self.module.config, height, width, self.dtype) <= room:
+        if decode_bytes(self.module.config, height, width, self.dtype, **self._counted) <= room:
             return None
         with suppress(WanError):
             return plan_tiles(self.module.config, height, width, room, self.dtype)

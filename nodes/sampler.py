@@ -97,7 +97,7 @@ class WanCoreSampler(io.ComfyNode):
         progress = StepProgress(steps)
         context = text_rows("positive", positive, model.config).to(device)
         negative_context = text_rows("negative", negative, model.config).to(device)
-        rows = max(context.shape[1], negative_context.shape[1])
+        rows = context.shape[1], negative_context.shape[1]
         with HostedExperts(model, noise.shape, rows, progress) as experts:
             sampled = denoise(
                 noise,

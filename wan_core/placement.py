@@ -31,6 +31,7 @@ from .memory import (
 )
 from .models.activations import held_bytes, transformer_bytes
 from .models.text_activations import text_bytes
+from .models.transformer import TransformerConfig
 from .models.vae_activations import decode_bytes, encode_bytes
 from .models.vae_tiles import Tile, plan_tiles
 from .quantization.weight import CHUNK_NUMBERS
@@ -40,8 +41,10 @@ from .text.tokenizer import MAX_TOKENS
 # Tokens below which copying a 16-bit block over PCIe 4 (25 GB/s) takes longer than computing it on a card of
 # 165 TFLOP/s; on others it is about as many. Half as many do for half the bytes.
 BREAK_EVEN_TOKENS = 6300
-# Latents in float32 that the loop holds: the solver's history, both predictions and what is made of them.
-LOOP_LATENTS = 12
+# Latents in float32 that the loop holds while the network works: the noise, this step's and the last one's
+# latent, the last velocity, the solver's two and the prompt's prediction; clean frames take one more, and
+# their complement. A step cache keeps one more, too.
+LOOP_LATENTS = 9
 TEXTS = 2  # prompt and negative prompt, whose keys and values each block keeps over the steps
 DECODING = 16 * CHUNK_NUMBERS  # bytes that unpacking a full chunk of numbers takes: integers, then float32
 EMBEDDING = "token_embedding"  # of the text encoder; its rows are looked up on the host
@@ -129,9 +132,20 @@ def expert_need(
     prediction = transformer_bytes(
         config, latent_shape, dtype, residual, kept_texts=TEXTS, device_type=device.type
     )
-    loop = LOOP_LATENTS * math.prod(latent_shape) * torch.float32.itemsize
+    loop = loop_bytes(config, latent_shape)
     tokens = math.prod(latent_shape[1:]) // math.prod(config.patch_size)
     return Need("transformer", weights, prediction + loop + _held(checkpoint, dtype), tokens)
+
+
+def loop_bytes(config: TransformerConfig, latent_shape: Sequence[int]) -> int:
+    """What the loop holds for a latent (..., F, h, w); pictures' channels are there alone and joined.
+
+    The text is `transformer_bytes`'.
+    """
+    channels = LOOP_LATENTS * config.out_channels
+    if config.in_channels > config.out_channels:
+        channels += 2 * config.in_channels - config.out_channels
+    return channels * math.prod(latent_shape[-3:]) * torch.float32.itemsize
 
 
 def _held(checkpoint: Checkpoint, dtype: torch.dtype) -> int:

@@ -31,6 +31,11 @@ live_spec.loader.exec_module(live)
 VAE = inside.MODELS / "vae" / "wan_tiny_vae.safetensors"
 VAE_2_2 = inside.MODELS / "vae" / "wan_tiny_vae_2_2.safetensors"
 TI2V = inside.MODELS / "diffusion_models" / "wan_tiny_ti2v.safetensors"
+MID_HIGH, MID_LOW, MID_TI2V = (
+    inside.MODELS / "diffusion_models" / f"mid_{name}.safetensors"
+    for name in ("high_noise", "low_noise", "ti2v")
+)
+MID_VAE, MID_VAE_2_2 = (inside.MODELS / "vae" / f"mid_vae{kind}.safetensors" for kind in ("", "_2_2"))
 # What the device has, in experts: room for all models, for all but one or two, then ever less of one.
 BUDGETS = {"all": 8.0, "three": 3.0, "one": 1.3, "half": 0.6, "little": 0.2, "nothing": 0.0}
 
@@ -101,13 +106,23 @@ def estimates() -> dict[str, list[float]]:
         "long prompt": peak(encoder.encode, "positive", long),
     }
     texts = nodes.WanCoreTextEncode.execute(encoder, inside.PROMPT, long).args
-    for name, file, low in (("t2v", inside.HIGH, inside.LOW), ("ti2v", TI2V, None)):
+    for name, file, low, sizes in (
+        ("t2v", inside.HIGH, inside.LOW, (16, 48)),
+        ("ti2v", TI2V, None, (16, 48)),
+        ("mid-size t2v", MID_HIGH, MID_LOW, (48,)),
+        ("mid-size ti2v", MID_TI2V, None, (48,)),
+    ):
         model = handles.load_model(file, low, None)
-        for cells in (16, 48):
+        for cells in sizes:
             answer[f"{name} {cells}"] = peak(sample, model, texts, empty_latent(model, cells))
-    for name, file, channels, scale in (("vae", VAE, 16, 8), ("vae 2.2", VAE_2_2, 48, 16)):
+    for name, file, channels, scale, sizes in (
+        ("vae", VAE, 16, 8, (6, 12)),
+        ("vae 2.2", VAE_2_2, 48, 16, (6, 12)),
+        ("mid-size vae", MID_VAE, 16, 8, (8,)),
+        ("mid-size vae 2.2", MID_VAE_2_2, 48, 16, (8,)),
+    ):
         vae = handles.load_vae(file)
-        for cells in (6, 12):
+        for cells in sizes:
             latent = torch.zeros(1, channels, 3, cells, cells)
             video = torch.zeros(1, 3, 9, scale * cells, scale * cells).split([1, 4, 4], dim=2)
             answer[f"{name} decode {cells}"] = peak(decode, vae, latent)

@@ -32,7 +32,7 @@ def transformer_bytes(
         latent_shape: (..., F, H, W) in cells
         compute_dtype, residual_dtype: the network's
         batch: samples
-        text_rows: of the context
+        text_rows: of the context; of several that are kept the mean
         kept_texts: how many values of `read_text` live, whose keys and values every block keeps
         device_type: "cpu", "cuda" (with an allowance for workspaces) or another
 
@@ -46,7 +46,7 @@ def transformer_bytes(
     keys_values = 2 * batch * tokens * dim * compute
     rope = tokens * (dim // config.num_heads // 2) * torch.complex64.itemsize
     rows = batch * dim * compute * (text_rows + 3)  # with the stand-ins for the padding
-    text = rows * (1 + 2 * kept_texts * config.num_layers) if kept_texts else 3 * rows
+    text = rows * kept_texts * (1 + 2 * config.num_layers) if kept_texts else 3 * rows
 
     # Of a span: the norm, with the stream and the result in other types; a projection, float32, being normed;
     # what attention gave, the same with the heads side by side, and its projection.

@@ -34,7 +34,7 @@ from ..wan_core.models.transformer import TransformerConfig, WanTransformer
 from ..wan_core.models.umt5 import UMT5Encoder
 from ..wan_core.models.vae import make_vae
 from ..wan_core.models.vae_activations import decode_bytes, encode_bytes
-from ..wan_core.models.vae_tiles import Tile, decode_tiled, plan_tiles, tiled_bytes
+from ..wan_core.models.vae_tiles import Tile, decode_tiled, even_tiles, plan_tiles, tiled_bytes
 from ..wan_core.models.video_vae import to_frames
 from ..wan_core.placement import loop_bytes, read_ahead_limit
 from ..wan_core.sampling import GuidanceSchedule, KeepTexts, StepCache
@@ -273,18 +273,31 @@ class VAEHandle(Hosted):
         """Raw latent (1, C, F, h, w) to frames (n, H, W, 3) in 0..1, one latent frame at a time."""
         self.check_channels(latent)
         count, height, width = latent.shape[2:]
-        progress = Progress(count)
+        progress, done = Progress(count), 0
         tiles = self._tiles(height, width)
+        chunks, leaner = self._chunks(latent, tiles), self._leaner(tiles, height, width)
+        while done < count:
+            frames = next(chunks) if leaner is None else unless_out_of_memory(chunks)
+            if frames is None:  # the causal caches are gone: again from the start, past what is out already
+                again = self._chunks(latent, leaner, "memory ran out; ")
+                chunks, leaner = itertools.islice(again, done, None), self._leaner(leaner, height, width)
+                continue
+            done += 1
+            yield frames
+            progress.update(done)
+
+    def _chunks(self, latent: Tensor, tiles: list[Tile] | None, why: str = "") -> Iterator[Tensor]:
+        """The frames of each latent frame; tiles: as `_tiles` says; why: said in front of how."""
+        config, size = self.module.config, latent.shape[3:]
         if tiles is None:
-            self.load("VAE", decode_bytes(self.module.config, height, width, self.dtype, **self._counted))
+            self.load("VAE", decode_bytes(config, *size, self.dtype, **self._counted))
             chunks = self.module.decode_chunks(latent.to(self.device, self.dtype))
         else:
-            words = f"VAE (frames in {len(tiles)} tiles, its memory of earlier ones in RAM)"
-            self.load(words, tiled_bytes(self.module.config, height, width, tiles, self.dtype))
+            words = f"VAE ({why}frames in {len(tiles)} tiles, its memory of earlier ones in RAM)"
+            self.load(words, tiled_bytes(config, *size, tiles, self.dtype))
             chunks = decode_tiled(self.module, latent.to(self.device, self.dtype), tiles, cache_device="cpu")
-        for done, chunk in enumerate(chunks, start=1):  # (1, 3, n, H, W) in -1..1
+        for chunk in chunks:  # (1, 3, n, H, W) in -1..1
             yield resting(to_frames(chunk))
-            progress.update(done)
 
     def _tiles(self, height: int, width: int) -> list[Tile] | None:
         """What to decode a frame of so many cells in if it does not fit whole, with all that is remembered.
@@ -296,9 +309,28 @@ class VAEHandle(Hosted):
         room = could_be_free(self.device) - mm.extra_reserved_memory() - self.patcher.model_size()
         if decode_bytes(self.module.config, height, width, self.dtype, **self._counted) <= room:
             return None
+        return self._planned(height, width, room)
+
+    def _leaner(self, tiles: list[Tile] | None, height: int, width: int) -> list[Tile] | None:
+        """What takes less than `tiles`: for whole frames one tile, its caches in RAM. None: nothing does."""
+        if tiles is None:
+            return even_tiles(height, width, 1, 1)
+        taken = tiled_bytes(self.module.config, height, width, tiles, self.dtype)
+        return self._planned(height, width, taken - 1)
+
+    def _planned(self, height: int, width: int, room: int) -> list[Tile] | None:
         with suppress(WanError):
             return plan_tiles(self.module.config, height, width, room, self.dtype)
         return None
+
+
+def unless_out_of_memory(chunks: Iterator[Tensor]) -> Tensor | None:
+    """The next of them, or None where the device's memory ran out; what was made by then is let go."""
+    try:
+        return next(chunks)
+    except (mm.OOM_EXCEPTION, mm.ACCELERATOR_ERROR) as error:
+        mm.raise_non_oom(error)
+    return None  # outside of `except`, as what follows: the error holds all tensors of the failed chunk
 
 
 def load_vae(path: Path, precision: str = AS_RELEASED) -> VAEHandle:

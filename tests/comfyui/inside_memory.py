@@ -228,6 +228,57 @@ def in_bfloat16() -> dict[str, float]:
     }
 
 
+def out_of_memory() -> dict[str, Any]:
+    """Decoding where memory runs out at the second latent frame: what comes of it, and what is said."""
+    latent = torch.randn(1, 16, 3, 16, 8, generator=torch.Generator().manual_seed(1))
+    vae_device, mm.vae_device = mm.vae_device, mm.get_torch_device
+    vae = handles.load_vae(VAE)
+    mm.vae_device = vae_device
+    inside.give_memory(1 << 40)
+    whole, tiled, say = vae.module.decode_chunks, handles.decode_tiled, inside.hosting.say
+    expected, answer = torch.cat(list(vae.decode(latent))), {}
+    for last, fewest in (("caches", 1), ("tiles", 2)):
+        said: list[str] = []
+        inside.hosting.say = said.append
+        vae.module.decode_chunks = failing(whole)
+        handles.decode_tiled = lambda *arguments, fewest=fewest, **more: (
+            tiled if len(arguments[2]) >= fewest else failing(tiled)
+        )(*arguments, **more)
+        made = list(vae.decode(latent))
+        answer[last] = {
+            "frames": [len(chunk) for chunk in made],
+            "distance": inside.distance(torch.cat(made), expected),
+            "said": [*said],
+        }
+    handles.decode_tiled = failing(tiled)
+    answer["always"] = raised(vae, latent)
+    vae.module.decode_chunks = failing(whole, ValueError)
+    answer["another"] = raised(vae, latent)
+    vae.module.decode_chunks, handles.decode_tiled, inside.hosting.say = whole, tiled, say
+    return answer
+
+
+def failing(
+    decode: Callable[..., Any], error: type[Exception] = torch.OutOfMemoryError
+) -> Callable[..., Any]:
+    """A way to decode that breaks off after a chunk."""
+
+    def chunks(*arguments: Any, **more: Any) -> Any:
+        yield next(iter(decode(*arguments, **more)))
+        raise error("injected")
+
+    return chunks
+
+
+def raised(vae: Any, latent: Tensor) -> str | None:
+    """The name of the error that decoding ends with."""
+    try:
+        decode(vae, latent)
+    except (torch.OutOfMemoryError, ValueError) as error:
+        return type(error).__name__
+    return None
+
+
 class Sink:
     """An output node that keeps what it is given."""
 
@@ -342,6 +393,7 @@ if __name__ == "__main__":
     answers = {
         "estimates": estimated,
         "in_bfloat16": lean,
+        "out_of_memory": out_of_memory(),
         "every_budget": every_budget(),
         "through_the_queue": through_the_queue(),
     }

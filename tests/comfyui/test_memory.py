@@ -67,6 +67,24 @@ def test_what_core_is_asked_to_keep_free_is_what_the_work_takes(answers: dict[st
     assert least < asked / taken < most
 
 
+@pytest.mark.parametrize(("last", "words"), [("caches", ["1 tiles"]), ("tiles", ["1 tiles", "2 tiles"])])
+def test_decoding_goes_on_in_less_memory_when_that_runs_out(
+    answers: dict[str, Any], last: str, words: list[str]
+) -> None:
+    found = answers["out_of_memory"][last]
+    assert found["frames"] == [1, 4, 4]
+    assert found["distance"] < 1e-6
+    whole, *again = found["said"]
+    assert whole.startswith("loading the VAE: ")
+    for line, word in zip(again, words, strict=True):
+        assert line.startswith(f"loading the VAE (memory ran out; frames in {word}, ")
+
+
+def test_an_error_that_nothing_leaner_helps_is_raised(answers: dict[str, Any]) -> None:
+    assert answers["out_of_memory"]["always"] == "OutOfMemoryError"
+    assert answers["out_of_memory"]["another"] == "ValueError"
+
+
 def test_a_vae_in_bfloat16_is_near_one_in_float32(answers: dict[str, Any]) -> None:
     found = answers["in_bfloat16"]
     assert found["on a CPU"] == "torch.float32"

@@ -2,6 +2,14 @@
 
 Core takes a layer off the device by copying it to memory, which for an A14B expert in bfloat16 is 28 GB each
 time its turn ends, on top of the file's own pages. Those are still mapped, so the copy is spared.
+
+Not spared, and not measured on a card: what core streams with its static patchers it pins where it lies, with
+`cudaHostRegister(..., cudaHostRegisterPortable)`, until the model is unloaded. That asks the kernel for pages
+to write to, and of a private mapping (`checkpoints/mapping.py`) it then makes copies in memory, as many bytes
+as are streamed. They stay after the pin is gone, for as long as the file is mapped (seen with `mlock`, which
+asks for the same; MADV_DONTNEED gives them back). A shared mapping that is read-only cannot be pinned so, and
+core would warn of each weight and copy it unpinned. DynamicVRAM, the default on NVIDIA from torch 2.8, pins
+buffers of its own instead.
 """
 
 from __future__ import annotations

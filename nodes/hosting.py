@@ -50,7 +50,7 @@ class CORE_LAYERS(comfy.ops.manual_cast):  # noqa: N801 (core names its own so)
     @contextmanager
     def borrow(layer: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
         """A layer's (weight, bias) on `like`'s device in its dtype, wherever core keeps them."""
-        mm.throw_exception_if_processing_interrupted()
+        comfy.ops.run_every_op()  # looks for an interrupt, but not while a graph is made: that knows no locks
         weight, bias, lent = comfy.ops.cast_bias_weight(layer, like, offloadable=True)
         try:
             yield weight, bias

@@ -216,7 +216,7 @@ def write_mid_size_models(folder: Path) -> None:
     }
     for number, (name, network) in enumerate(networks.items()):
         values = {
-            key: toys.torch.full(value.shape, number if key.endswith("head.bias") else 0.0)
+            key: toys.torch.full(value.shape, float(number) if key.endswith("head.bias") else 0.0)
             for key, value in network.state_dict().items()
         }
         toys.save(values, folder / f"{name}.safetensors", toys.torch.float16)

@@ -312,6 +312,7 @@ def in_parts(layers: Sequence[Layer], x: Frames, memory: Memory | None) -> Frame
     for index, layer in enumerate(layers):
         few = at_once(x, memory, x[0].shape[-1])
         if len(x) > few:
+            memory.scratch.clear()  # the layers before have more channels, so they took 100 MB more of it
             rest, out = layers[index:], []
             while x:
                 out += in_parts(rest, taken(x, few), memory)
@@ -323,6 +324,8 @@ def in_parts(layers: Sequence[Layer], x: Frames, memory: Memory | None) -> Frame
 def a_few_at_a_time(layers: Sequence[Layer], x: Frames, memory: Memory | None, channels: int) -> Frames:
     """`through`, so that at most a few large frames of `channels` are there at once. `x` is used up."""
     few, out = at_once(x, memory, channels), []
+    if len(x) > few:
+        memory.scratch.clear()  # as above: it is as the last layers of the chunk before left it
     while x:
         out += through(layers, taken(x, few), memory)
     return out
@@ -332,7 +335,6 @@ def at_once(x: Frames, memory: Memory | None, channels: int) -> int:
     """How many of these frames go together if they have `channels`: Winograd on a CPU is best at two."""
     if memory is None or x[0][..., 0].numel() * channels * x[0].element_size() < LARGE_FRAME:
         return len(x)
-    memory.scratch.clear()  # layers of smaller frames and more channels took more of it, 100 MB in all
     return 2 if x[0].device.type == "cpu" else 1
 
 

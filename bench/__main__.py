@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+import torch
+
 from . import activations, end_to_end, gpu, load, report, schedule, switch, text, transformer, vae21, vae22
 
 SUITES = {
@@ -20,6 +22,7 @@ SUITES = {
     "gpu": gpu,
     "report": report,
 }
+ALL = "all"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,8 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
     for name, suite in SUITES.items():
         summary = suite.__doc__.split("\n")[0]
         suite.describe(suites.add_parser(name, help=summary, description=suite.__doc__))
+    suites.add_parser(ALL, help="every suite as it is by itself, then the page; gpu where there is one")
     options = parser.parse_args(arguments)
-    return SUITES[options.suite].run(options)
+    if options.suite != ALL:
+        return SUITES[options.suite].run(options)
+    here = [name for name in SUITES if name != "gpu" or torch.cuda.is_available()]
+    return max(SUITES[name].run(parser.parse_args([name])) for name in here)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import flops
-from bench.__main__ import main
+from bench.__main__ import SUITES, main
 from bench.contest import turned
 from bench.load import LAYERS, PROMISE, measure
 from bench.memory import peak_anonymous
@@ -95,3 +95,13 @@ def test_the_gpu_suite_walks_its_code_with_toys_and_refuses_without_a_gpu(capsys
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main(["gpu"]) == 1
     assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_all_runs_every_suite_and_the_page_last(monkeypatch: pytest.MonkeyPatch):
+    ran = []
+    for name, suite in SUITES.items():
+        monkeypatch.setattr(suite, "run", lambda options, name=name: ran.append(name) or name == "switch")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["all"]) == 1  # one suite broke its promise
+    assert ran == [name for name in SUITES if name != "gpu"]
+    assert ran[-1] == "report"

@@ -50,7 +50,7 @@ from .models.latent_scale import denormalize_latent, normalize_latent
 from .models.transformer import WanTransformer
 from .models.umt5 import UMT5Encoder
 from .models.vae import make_vae
-from .models.vae_tiles import decode_tiled
+from .models.vae_tiles import Tile, decode_tiled
 from .models.video_vae import VideoVAE, to_frames
 from .placement import (
     Budget,
@@ -59,6 +59,7 @@ from .placement import (
     decode_need,
     decode_tiles,
     describe,
+    encode_caches,
     encode_need,
     expert_need,
     read_ahead_limit,
@@ -220,13 +221,17 @@ def memory_line(pipeline: Pipeline, request: Request) -> str:
     shape = request.latent_shape(pipeline.variant)
     experts = [_expert_need(pipeline, name, shape) for name in pipeline.variant.experts]
     text = text_need(pipeline.text_encoder, pipeline.device)
-    pictures = [decode_need(pipeline.vae, *shape[-2:])]
-    if request.image is not None or request.end_image is not None:
-        width, height = request.size(pipeline.variant)
-        pictures.insert(0, encode_need(pipeline.vae, height, width))
-    limit.check([*experts, text, *pictures[:-1]])
+    width, height = request.size(pipeline.variant)
+    encoded = (pipeline.vae, height, width)
+    encodes = request.image is not None or request.end_image is not None
+    limit.check([*experts, text, *([encode_need(*encoded, lean=True)] if encodes else [])])
+    pictures: list[tuple[Need, str | None]] = []
+    if encodes:
+        caches = encode_caches(limit, *encoded)
+        pictures.append((encode_need(*encoded), None if caches is None else "whole frames"))
     tiles = decode_tiles(limit, pipeline.vae, *shape[-2:])
-    return describe(limit, experts, text, pictures, None if tiles is None else len(tiles))
+    pictures.append((decode_need(pipeline.vae, *shape[-2:]), _in_tiles(tiles)))
+    return describe(limit, experts, text, pictures)
 
 
 def encode_prompts(pipeline: Pipeline, prompts: list[str]) -> list[Tensor]:
@@ -251,13 +256,15 @@ def encode_images(pipeline: Pipeline, request: Request) -> Conditioning:
     variant.check_images(start is not None, end is not None, request.frames)
     if variant.prepare is None or (start is None and end is None):
         return Conditioning()
+    width, height = request.size(variant)
+    caches = encode_caches(_budget(pipeline), pipeline.vae, height, width)
     vae = _load_vae(pipeline)
 
     def encode(chunks: Iterable[Tensor]) -> Tensor:
+        moved = (chunk.to(pipeline.device) for chunk in chunks)
         with torch.no_grad():
-            return normalize_latent(vae.encode_chunks(chunk.to(pipeline.device) for chunk in chunks))
+            return normalize_latent(vae.encode_chunks(moved, caches))
 
-    width, height = request.size(variant)
     return variant.prepare(start, end, request.frames, height, width, encode)
 
 
@@ -442,6 +449,13 @@ def _only(
 
 def _budget(pipeline: Pipeline) -> Budget:
     return budget(pipeline.device, pipeline.vram)
+
+
+def _in_tiles(tiles: Sequence[Tile] | None) -> str | None:
+    """What frames are decoded in where they do not fit; None where they do."""
+    if tiles is None:
+        return None
+    return f"{len(tiles)} tiles" if len(tiles) > 1 else "whole frames"
 
 
 def _changes(pipeline: Pipeline, expert: str) -> list[Change]:

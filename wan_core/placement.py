@@ -75,6 +75,10 @@ class Budget:
             raise self._too_small([need])
         return found
 
+    def holds(self, need: Need) -> bool:
+        """Whether a network fits with all its weights."""
+        return self.size is None or need.weights.total + need.work <= self.size
+
     def check(self, needs: Sequence[Need]) -> None:
         """Raises one WanError, for the network that needs most, if any does not fit."""
         if any(choose(need.weights, need.work, self.size) is None for need in needs):
@@ -165,10 +169,26 @@ def _decoding(checkpoint: Checkpoint) -> int:
     return DECODING * min(most, CHUNK_NUMBERS) // CHUNK_NUMBERS
 
 
-def encode_need(checkpoint: Checkpoint, height: int, width: int) -> Need:
-    """The VAE's for pictures of height x width pixels; it computes in float32, and all its weights stay."""
-    work = encode_bytes(vae_config(checkpoint.header), height, width, torch.float32)
+def encode_need(checkpoint: Checkpoint, height: int, width: int, lean: bool = False) -> Need:
+    """The VAE's for pictures of height x width pixels; it computes in float32, and all its weights stay.
+
+    lean: with its causal caches on the host, if that is less.
+    """
+    ways = (False, True) if lean else (False,)
+    config = vae_config(checkpoint.header)
+    work = min(encode_bytes(config, height, width, torch.float32, on_host) for on_host in ways)
     return Need("VAE encode", _vae_weights(checkpoint), work)
+
+
+def encode_caches(budget: Budget, checkpoint: Checkpoint, height: int, width: int) -> str | None:
+    """Where the causal caches of encoding lie: "cpu" when not all fits on the device, else None.
+
+    Raises WanError when the rest does not fit either.
+    """
+    if budget.holds(encode_need(checkpoint, height, width)):
+        return None
+    budget.check([encode_need(checkpoint, height, width, lean=True)])
+    return "cpu"
 
 
 def decode_need(checkpoint: Checkpoint, height: int, width: int) -> Need:
@@ -183,7 +203,7 @@ def decode_tiles(budget: Budget, checkpoint: Checkpoint, height: int, width: int
     Raises WanError when not even small tiles fit.
     """
     need = decode_need(checkpoint, height, width)
-    if budget.size is None or need.weights.total + need.work <= budget.size:
+    if budget.size is None or budget.holds(need):
         return None
     room = max(0, budget.size - need.weights.total)
     return plan_tiles(vae_config(checkpoint.header), height, width, room, torch.float32)
@@ -200,11 +220,11 @@ def read_ahead_limit(in_use: int) -> int:
 
 
 def describe(
-    budget: Budget, experts: Sequence[Need], text: Need, pictures: Sequence[Need], tiles: int | None = None
+    budget: Budget, experts: Sequence[Need], text: Need, pictures: Sequence[tuple[Need, str | None]]
 ) -> str:
     """The one line before loading: what the run needs, what there is, and what was chosen.
 
-    pictures: the VAE's needs, decoding last; tiles: how many it decodes a frame in, None: whole frames.
+    pictures: the VAE's needs, each with what it works in if that is too much, its caches on the host.
     """
     transformer = max(experts, key=lambda need: least_bytes(need.weights, need.work))
     chosen = budget.residence(transformer)
@@ -212,10 +232,9 @@ def describe(
         f"transformer {shown_size(transformer.weights.total)} + {shown_size(transformer.work)} of work, "
         f"{_there_is(budget)}: {_stays(budget, chosen)}{_dominated(transformer, chosen)}"
     ]
-    parts += [f"{need.name} {shown_size(need.weights.total + need.work)}" for need in pictures]
-    if tiles is not None:
-        how = f"{tiles} tiles" if tiles > 1 else "whole frames"
-        parts[-1] += f": too much, so {how} with caches on the host"
+    for need, instead in pictures:
+        too_much = f": too much, so {instead} with caches on the host" if instead else ""
+        parts.append(f"{need.name} {shown_size(need.weights.total + need.work)}{too_much}")
     of_text = budget.residence(text)
     how = " streamed" if of_text.streamed else ""
     parts.append(f"text encoder {shown_size(text.weights.total + text.work)}{how}")

@@ -46,22 +46,42 @@ def test_counted_bytes_are_within_15_percent(config, height, width, dtype):
     assert encode_bytes(config, height, width, dtype) == pytest.approx(live.peak, rel=0.15)
 
 
-def test_a_720p_decode_holds_5_gb_and_half_with_its_memory_on_the_host(monkeypatch):
+@pytest.fixture
+def _host(monkeypatch):
+    """ "meta" plays the GPU: what is stored elsewhere is a shape until it is fetched."""
+
+    def fetch(memory, layer, device):
+        shapes = memory._frames.get(layer, [])
+        return [torch.empty(shape, device=device, dtype=torch.bfloat16) for shape in shapes], None
+
+    monkeypatch.setattr(vae_layers.Memory, "_stored", lambda _, frames: [frame.shape for frame in frames])
+    monkeypatch.setattr(vae_layers.Memory, "_fetch", fetch)
+
+
+@pytest.mark.usefixtures("_host")
+def test_a_720p_decode_holds_5_gb_and_half_with_its_memory_on_the_host():
     config, dtype, cells = RELEASED_2_1, torch.bfloat16, (90, 160)
     vae = make_vae(config, device="meta", dtype=dtype)
     counted = decoded(vae, (2, *cells), dtype)
     assert counted < 5.0e9
     assert decode_bytes(config, *cells, dtype) == pytest.approx(counted, rel=0.15)
-
-    def fetch(memory, layer, device):
-        shapes = memory._frames.get(layer, [])
-        return [torch.empty(shape, device=device, dtype=dtype) for shape in shapes], None
-
-    # "meta" plays the GPU: what is stored elsewhere is a shape until it is fetched.
-    monkeypatch.setattr(vae_layers.Memory, "_stored", lambda _, frames: [frame.shape for frame in frames])
-    monkeypatch.setattr(vae_layers.Memory, "_fetch", fetch)
     on_host = decoded(vae, (2, *cells), dtype, cache_device="cpu")
     assert on_host < decode_bytes(config, *cells, dtype, caches_on_host=True) < 2.5e9
+
+
+@pytest.mark.usefixtures("_host")
+@pytest.mark.parametrize(("config", "side"), [(RELEASED_2_1, 480), (RELEASED_2_2, 704)])
+def test_encoding_holds_a_third_less_with_its_memory_on_the_host(config, side):
+    vae = make_vae(config, device="meta", dtype=torch.bfloat16)
+    video = torch.empty(1, 3, 5, side, side, device="meta", dtype=torch.bfloat16)
+    peaks = []
+    for cache_device in (None, "cpu"):
+        with LiveBytes() as live:
+            vae.encode(video, cache_device)
+        peaks.append(live.peak)
+    whole, on_host = peaks
+    assert on_host < whole * 2 / 3
+    assert on_host < encode_bytes(config, side, side, torch.bfloat16, caches_on_host=True) < whole * 3 / 4
 
 
 @pytest.mark.parametrize("config", [TOY_2_1, TOY_2_2])

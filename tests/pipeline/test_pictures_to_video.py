@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -14,7 +15,9 @@ from safetensors.torch import load_file, save_file
 from tests.unit.checkpoint_files import KEYMAPS
 from wan_core import __main__ as cli
 from wan_core import pipeline as pipeline_module
+from wan_core import placement
 from wan_core.errors import WanError
+from wan_core.models import vae_layers
 from wan_core.models.latent_scale import normalize_latent
 from wan_core.pipeline import decode, encode_images, encode_prompts, generate, load_pipeline, sample
 from wan_core.request import Request
@@ -63,6 +66,34 @@ def test_a_picture_becomes_a_video_of_its_aspect(i2v, tmp_path):
     assert (made_by["image"], made_by["end_image"]) == ("cat.png", None)
     assert (made_by["width"], made_by["height"], made_by["model"]) == (64, 32, "i2v-a14b")
     assert [step["expert"] for step in followed["steps"]] == ["high_noise", "low_noise"]
+
+
+@pytest.mark.parametrize("task", ["i2v", "ti2v"])
+def test_a_picture_that_does_not_fit_whole_is_encoded_with_caches_on_the_host(every_model, task, monkeypatch):
+    pipeline = load_pipeline(every_model, device="cpu", task=task)
+    request = request_for(pipeline, image=picture())
+    given = encode_images(pipeline, request)
+    weights = placement.encode_need(pipeline.vae, 32, 64).weights.total
+    monkeypatch.setattr(placement, "encode_bytes", lambda *what: 10**8 if what[-1] else 10**9)
+    seen, stored = [], vae_layers.Memory._stored
+    monkeypatch.setattr(
+        vae_layers.Memory, "_stored", lambda self, frames: seen.append(self._device) or stored(self, frames)
+    )
+    for vram, device in ((weights + 10**9, None), (weights + 10**9 - 1, "cpu"), (weights + 10**8, "cpu")):
+        seen.clear()
+        tight = dataclasses.replace(pipeline, vram=vram)
+        found = encode_images(tight, request)
+        assert set(seen) == ({device} if device else set())
+        for name in ("channels", "clean_latent"):
+            one, other = getattr(found, name), getattr(given, name)
+            assert one is other is None or torch.equal(one, other)
+        told = ": too much, so whole frames with caches on the host; VAE decode "
+        assert (told in pipeline_module.memory_line(tight, request)) is (device is not None)
+    monkeypatch.setattr(pipeline_module, "_load_vae", lambda *_: pytest.fail("the VAE was loaded"))
+    tight = dataclasses.replace(pipeline, vram=weights + 10**8 - 10**6)
+    for refused in (encode_images, pipeline_module.memory_line):
+        with pytest.raises(WanError, match=r"^vram: 100 MB are too few: the VAE encode needs 10[12] MB at "):
+            refused(tight, request)
 
 
 def test_start_and_end_image_reach_the_networks(i2v):

@@ -42,19 +42,21 @@ class VideoVAE(nn.Module):
         self.conv2 = make.conv3d(z, z, 1)
         self.decoder = decoder
 
-    def encode(self, video: Tensor) -> Tensor:
+    def encode(self, video: Tensor, cache_device: torch.device | str | None = None) -> Tensor:
         """Raw latent mean of a video; frames past the last full group of 4 are dropped, as released.
 
-        Raises WanError for a wrong shape.
+        cache_device: as of `decode_chunks`. Raises WanError for a wrong shape.
         """
-        return self.encode_chunks(self._encoder_chunks(video))
+        return self.encode_chunks(self._encoder_chunks(video), cache_device)
 
-    def encode_chunks(self, chunks: Iterable[Tensor]) -> Tensor:
+    def encode_chunks(
+        self, chunks: Iterable[Tensor], cache_device: torch.device | str | None = None
+    ) -> Tensor:
         """`encode` of a video that comes in chunks of 1, 4, 4, ... frames, (B, 3, 1 or 4, H, W) each.
 
         None of them is kept. Raises WanError for a wrong shape.
         """
-        memory = Memory()
+        memory = Memory(cache_device)
         features = []
         for chunk in chunks:
             self._check_video(chunk)

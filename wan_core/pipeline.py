@@ -222,15 +222,15 @@ def memory_line(pipeline: Pipeline, request: Request) -> str:
     experts = [_expert_need(pipeline, name, shape) for name in pipeline.variant.experts]
     text = text_need(pipeline.text_encoder, pipeline.device)
     width, height = request.size(pipeline.variant)
-    encoded = (pipeline.vae, height, width)
+    encoded, decoded = (pipeline.vae, height, width), (pipeline.vae, *shape[-2:])
     encodes = request.image is not None or request.end_image is not None
-    limit.check([*experts, text, *([encode_need(*encoded, lean=True)] if encodes else [])])
+    lean = [encode_need(*encoded, lean=True)] if encodes else []
+    limit.check([*experts, text, *lean, decode_need(*decoded, lean=True)])
     pictures: list[tuple[Need, str | None]] = []
     if encodes:
         caches = encode_caches(limit, *encoded)
         pictures.append((encode_need(*encoded), None if caches is None else "whole frames"))
-    tiles = decode_tiles(limit, pipeline.vae, *shape[-2:])
-    pictures.append((decode_need(pipeline.vae, *shape[-2:]), _in_tiles(tiles)))
+    pictures.append((decode_need(*decoded), _in_tiles(decode_tiles(limit, *decoded))))
     return describe(limit, experts, text, pictures)
 
 

@@ -33,14 +33,15 @@ from .models.activations import held_bytes, transformer_bytes
 from .models.text_activations import text_bytes
 from .models.transformer import TransformerConfig
 from .models.vae_activations import decode_bytes, encode_bytes
-from .models.vae_tiles import Tile, plan_tiles
+from .models.vae_tiles import Tile, least_tiled_bytes, plan_tiles
 from .quantization.weight import CHUNK_NUMBERS
 from .speed import Speed, residual_dtype
 from .text.tokenizer import MAX_TOKENS
 
 # Tokens below which copying a 16-bit block over PCIe 4 (25 GB/s) takes longer than computing it on a card of
-# 165 TFLOP/s; on others it is about as many. Half as many do for half the bytes.
-BREAK_EVEN_TOKENS = 6300
+# 165 TFLOP/s; on others it is about as many. Half as many do for half the bytes: so many for a byte of each
+# of a block's numbers.
+BREAK_EVEN_TOKENS_PER_BYTE = 3150
 # Latents in float32 that the loop holds while the network works: the noise, this step's and the last one's
 # latent, the last velocity, the solver's two and the prompt's prediction; clean frames take one more, and
 # their complement. A step cache keeps one more, too.
@@ -58,6 +59,7 @@ class Need:
     weights: Weights
     work: int
     tokens: int | None = None  # a prediction's; None where a pass is short anyway
+    break_even: float = 0.0  # of these, below which copying a block takes longer than computing it
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,19 @@ def expert_need(
     )
     loop = loop_bytes(config, latent_shape)
     tokens = math.prod(latent_shape[1:]) // math.prod(config.patch_size)
-    return Need("transformer", weights, prediction + loop + _held(checkpoint, dtype), tokens)
+    return Need(
+        "transformer",
+        weights,
+        prediction + loop + _held(checkpoint, dtype),
+        tokens,
+        _break_even(config, weights),
+    )
+
+
+def _break_even(config: TransformerConfig, weights: Weights) -> float:
+    """Tokens below which copying a block takes longer than computing it; codes of few bits are few bytes."""
+    numbers = config.dim * (8 * config.dim + 2 * config.ffn_dim)  # two attentions and the feed-forward
+    return BREAK_EVEN_TOKENS_PER_BYTE * max(weights.blocks) / numbers
 
 
 def loop_bytes(config: TransformerConfig, latent_shape: Sequence[int]) -> int:
@@ -191,9 +205,15 @@ def encode_caches(budget: Budget, checkpoint: Checkpoint, height: int, width: in
     return "cpu"
 
 
-def decode_need(checkpoint: Checkpoint, height: int, width: int) -> Need:
-    """The VAE's for frames of height x width latent cells, decoded whole."""
-    work = decode_bytes(vae_config(checkpoint.header), height, width, torch.float32)
+def decode_need(checkpoint: Checkpoint, height: int, width: int, lean: bool = False) -> Need:
+    """The VAE's for frames of height x width latent cells, decoded whole.
+
+    lean: in small tiles with its causal caches on the host, if that is less.
+    """
+    config = vae_config(checkpoint.header)
+    work = decode_bytes(config, height, width, torch.float32)
+    if lean:
+        work = min(work, least_tiled_bytes(config, height, width, torch.float32))
     return Need("VAE decode", _vae_weights(checkpoint), work)
 
 
@@ -205,7 +225,8 @@ def decode_tiles(budget: Budget, checkpoint: Checkpoint, height: int, width: int
     need = decode_need(checkpoint, height, width)
     if budget.size is None or budget.holds(need):
         return None
-    room = max(0, budget.size - need.weights.total)
+    budget.check([decode_need(checkpoint, height, width, lean=True)])
+    room = budget.size - need.weights.total
     return plan_tiles(vae_config(checkpoint.header), height, width, room, torch.float32)
 
 
@@ -260,7 +281,7 @@ def _stays(budget: Budget, chosen: Residence) -> str:
 
 def _dominated(need: Need, chosen: Residence) -> str:
     """A warning where copying takes longer than computing."""
-    if not chosen.streamed or need.tokens is None or need.tokens >= BREAK_EVEN_TOKENS:
+    if not chosen.streamed or need.tokens is None or need.tokens >= need.break_even:
         return ""
     return f" (of only {need.tokens:,} tokens: copying will take longer than computing)"
 

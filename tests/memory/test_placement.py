@@ -130,6 +130,18 @@ def test_what_is_too_small_is_told_with_the_least_that_works(pipeline, tmp_path,
     generate(on_budget(pipeline, parse_size(told[1])), request_for(pipeline), tmp_path / "out.mp4")
 
 
+def test_a_vae_that_does_not_fit_in_tiles_is_told_before_anything_is_loaded(pipeline, tmp_path, monkeypatch):
+    monkeypatch.setattr(placement, "decode_bytes", lambda *_: 10**10)
+    monkeypatch.setattr(placement, "least_tiled_bytes", lambda *_: 10**9)
+    monkeypatch.setattr(pipeline_module, "load_module", lambda *_: pytest.fail("a network was loaded"))
+    with pytest.raises(WanError) as caught:
+        generate(on_budget(pipeline, 9 * 10**8), request_for(pipeline), tmp_path / "out.mp4")
+    assert str(caught.value) == (
+        "vram: 900 MB are too few: the VAE decode needs 1.1 GB at this size; allow more, or choose fewer "
+        "frames or a smaller size"
+    )
+
+
 def test_one_line_tells_what_is_needed_there_and_chosen(pipeline, tmp_path, caplog):
     smallest, need = least(pipeline)
     caplog.set_level(logging.INFO, "wancore")

@@ -135,7 +135,8 @@ def test_the_least_that_readme_states(config, shape, width, speed, from_text, fr
             return decode_tiles(limit, vae, *shape[-2:])
 
         fits(gigabytes)
-        with pytest.raises(WanError):
+        told = rf"^vram: {gigabytes - 0.1:.1f} GB are too few: the [\w ]+ needs {gigabytes} GB at this size; "
+        with pytest.raises(WanError, match=told):
             fits(gigabytes - 0.1)
 
 
@@ -151,6 +152,17 @@ def test_the_text_encoder_fits_two_gigabytes():
     wanted = text_need(TEXT_ENCODER, CARD)
     assert wanted.weights.total == pytest.approx(9.26e9, rel=0.01), "its embedding, 2.1 GB, stays in the file"
     assert least(wanted) <= 2.0
+
+
+def test_the_line_warns_where_copying_a_block_takes_longer_than_computing_it():
+    shape = (16, 1, 80, 240)  # 4,800 tokens
+    text = text_need(TEXT_ENCODER, CARD)
+    for width, tokens, warns in ((2, 6300, True), (1, 3150, False)):
+        wanted = need(A14B, shape, width, Speed())
+        assert (wanted.tokens, wanted.break_even) == (4800, pytest.approx(tokens, rel=0.01))
+        line = describe(budget(CARD, 6 * 10**9), [wanted], text, [])
+        assert " are streamed" in line.partition(";")[0]
+        assert (" (of only 4,800 tokens: copying will take longer than computing)" in line) is warns
 
 
 def test_the_line_of_a_card():

@@ -99,11 +99,10 @@ def plan_tiles(
     budget: bytes above the weights, the causal caches lying on the host. One tile: it fits without tiles.
     Raises WanError where even small tiles do not fit.
     """
-    counts = [range(1, max(1, side // SMALLEST_SIDE) + 1) for side in (height, width)]
-    grids = [even_tiles(height, width, rows, columns) for rows, columns in product(*counts)]
+    grids = _grids(height, width)
     fitting = [tiles for tiles in grids if tiled_bytes(config, height, width, tiles, dtype) <= budget]
     if not fitting:
-        least = min(tiled_bytes(config, height, width, tiles, dtype) for tiles in grids)
+        least = least_tiled_bytes(config, height, width, dtype)
         pixels = _pixels(config)
         raise WanError(
             f"VAE: decoding {pixels * width} x {pixels * height} takes {least / 1e9:.2f} GB even in small "
@@ -111,6 +110,17 @@ def plan_tiles(
         )
     frame = Tile(0, height, 0, width)
     return min(fitting, key=lambda tiles: sum(tile.grown(1, frame).cells for tile in tiles))
+
+
+def least_tiled_bytes(config: VAEConfig | VAE22Config, height: int, width: int, dtype: torch.dtype) -> int:
+    """The smallest budget that `plan_tiles` has an answer for."""
+    return min(tiled_bytes(config, height, width, tiles, dtype) for tiles in _grids(height, width))
+
+
+def _grids(height: int, width: int) -> list[list[Tile]]:
+    """All that `plan_tiles` chooses from."""
+    counts = [range(1, max(1, side // SMALLEST_SIDE) + 1) for side in (height, width)]
+    return [even_tiles(height, width, rows, columns) for rows, columns in product(*counts)]
 
 
 def tiled_bytes(

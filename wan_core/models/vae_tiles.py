@@ -44,7 +44,8 @@ FRAMES_2_1, FRAMES_2_2 = 4.7, 10.2
 # On a card also what the next layer remembers, on its way in, and what the last one does, on its way out.
 FRAMES_ON_THEIR_WAY = 4
 FRAMES_AT_START = 3  # while these are made: times what they take
-SCRATCH_BYTES = BAND_BYTES_ELSEWHERE * 5 // 3  # of a band of rows in a convolution, with two bands' results
+# Of a band of rows in a convolution, with two bands' results; where one band is all, of so many frames.
+SCRATCH_BYTES, SCRATCH_FRAMES = BAND_BYTES_ELSEWHERE * 5 // 3, 5
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,9 @@ def tiled_bytes(
     held += FRAMES_ON_THEIR_WAY * on_card
     video = 4 * 3 * _pixels(config) ** 2 * frame.cells
     start = 2 * first * 4 * frame.cells  # two frames at twice the latent's size, which the tiles start from
-    elements = max(FRAMES_AT_START * start, start + video + held * widest * 8**2 * largest)
-    return round(dtype.itemsize * elements) + SCRATCH_BYTES
+    full = widest * 8**2 * largest  # a frame of a tile
+    elements = max(FRAMES_AT_START * start, start + video + held * full)
+    return round(dtype.itemsize * elements) + min(SCRATCH_BYTES, SCRATCH_FRAMES * full * dtype.itemsize)
 
 
 def decode_tiled(

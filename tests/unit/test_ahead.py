@@ -1,4 +1,4 @@
-"""The next expert is announced a whole step before its first.
+"""The next expert is announced three whole steps before its first.
 
 pytest tests/unit/test_ahead.py
 """
@@ -16,14 +16,16 @@ from wan_core.sampling.experts import ExpertPlan
 @pytest.mark.parametrize(
     ("experts", "told"),
     [
-        ("hhhll", {1: ["l"]}),  # after the second step, so during the third
+        ("hhhhhhll", {2: ["l"]}),  # after the third step, so during the last three
+        ("hhhhll", {0: ["l"]}),
+        ("hhhll", {0: ["l"]}),  # not before the first has been loaded and has done a step
         ("hl", {-1: ["l"]}),  # there is no step before: at once
         ("hhll", {0: ["l"]}),
         ("hhh", {}),
         ("lll", {}),
     ],
 )
-def test_the_next_expert_is_told_once_a_step_before_it_comes(experts: str, told: dict[int, list[str]]):
+def test_the_next_expert_is_told_once_some_steps_before_it_comes(experts: str, told: dict[int, list[str]]):
     heard: dict[int, list[str]] = {}
     steps: list[int] = []
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -250,9 +251,15 @@ class VAEHandle(Hosted):
         """A video in chunks (1, 3, 1 or 4, H, W) in -1..1 to the raw latent (1, C, chunks, h, w)."""
         chunks = iter(chunks)
         first = next(chunks)
-        self.load("VAE", encode_bytes(self.module.config, *first.shape[-2:], self.dtype, **self._counted))
+        count = partial(encode_bytes, self.module.config, *first.shape[-2:], self.dtype, **self._counted)
+        if self._fits(count()):
+            caches = None
+            self.load("VAE", count())
+        else:
+            caches = "cpu"
+            self.load("VAE (its memory of earlier frames in RAM)", count(caches_on_host=True))
         moved = (chunk.to(self.device, self.dtype) for chunk in itertools.chain([first], chunks))
-        return resting(self.module.encode_chunks(moved))
+        return resting(self.module.encode_chunks(moved, caches))
 
     @property
     def _counted(self) -> dict[str, Any]:
@@ -304,12 +311,16 @@ class VAEHandle(Hosted):
 
         None, too, where even small tiles do not fit beside the weights: core can still stream those.
         """
-        if mm.is_device_cpu(self.device):
+        if self._fits(decode_bytes(self.module.config, height, width, self.dtype, **self._counted)):
             return None
-        room = could_be_free(self.device) - mm.extra_reserved_memory() - self.patcher.model_size()
-        if decode_bytes(self.module.config, height, width, self.dtype, **self._counted) <= room:
-            return None
-        return self._planned(height, width, room)
+        return self._planned(height, width, self._room())
+
+    def _fits(self, work: int) -> bool:
+        """Whether so many bytes fit on the device beside all the weights."""
+        return mm.is_device_cpu(self.device) or work <= self._room()
+
+    def _room(self) -> int:
+        return could_be_free(self.device) - mm.extra_reserved_memory() - self.patcher.model_size()
 
     def _leaner(self, tiles: list[Tile] | None, height: int, width: int) -> list[Tile] | None:
         """What takes less than `tiles`: for whole frames one tile, its caches in RAM. None: nothing does."""

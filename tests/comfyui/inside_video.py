@@ -151,6 +151,26 @@ def small_card() -> dict[str, Any]:
         frames = torch.cat(list(vae.decode(cells)))
         answer[name] = [len(planned[0]) if planned else None, inside.distance(frames, before)]
         mm.unload_all_models()
+    return answer | {"encode": small_card_s_encode()}
+
+
+def small_card_s_encode() -> dict[str, Any]:
+    """Where the causal caches lie when all fits and when a byte is missing, and the distance from all."""
+    video = torch.randn(1, 3, 9, 64, 64, generator=torch.Generator().manual_seed(1)).clamp(-1, 1)
+    answer, expected = {}, None
+    for name, missing in (("plenty", 0), ("caches", 1)):
+        vae = handles.load_vae(vae_file("2.1"))
+        room = handles.encode_bytes(vae.module.config, 64, 64, torch.float32, **vae._counted) - missing
+        inside.give_memory(room + vae.patcher.model_size())
+        encode, caches = type(vae.module).encode_chunks, []
+        vae.module.encode_chunks = lambda chunks, on, seen=caches, vae=vae, encode=encode: (
+            seen.append(on) or encode(vae.module, chunks, on)
+        )
+        found = vae.encode(video.split([1, 4, 4], dim=2))
+        del vae.module.encode_chunks
+        expected = found if expected is None else expected
+        answer[name] = [*caches, inside.distance(found, expected)]
+        mm.unload_all_models()
     return answer
 
 

@@ -78,4 +78,4 @@ def test_the_command_line_takes_a_size(capsys):
     assert main(["generate", "a circle", "--out", "circle.mp4", "--vram", "eight"]) == USAGE
     assert "vram: 'eight' is no size" in capsys.readouterr().err
     assert main(["generate", "a circle", "--out", "circle.mp4", "--vram", "1KB"]) == USAGE
-    assert "vram: 1 KB are too few: the transformer needs" in capsys.readouterr().err
+    assert "vram: 1 KB are too few: the VAE decode needs" in capsys.readouterr().err

@@ -76,7 +76,7 @@ def test_planned_bytes_are_the_counted_ones(name, monkeypatch):
             pass
     planned = tiled_bytes(config, height, width, tiles, torch.bfloat16, on_card=False)
     assert 0.87 * live.peak < planned < 1.15 * live.peak
-    assert live.peak < 0.5e9
+    assert live.peak < 0.6e9  # 0.1 of it a GPU's bands of rows
 
 
 @pytest.mark.parametrize("name", RELEASED)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from bench.peers.diffusers import transformer
 from wan_core.checkpoints.layouts import LAYOUTS
 from wan_core.models.latent_scale import LATENT_STATISTICS, normalize_latent
 from wan_core.models.vae_2_2 import VAE22Config, WanVAE22
@@ -49,17 +50,7 @@ def in_diffusers(module, theirs, family):
 
 
 def transformer_in_diffusers(network):
-    config = network.config
-    theirs = diffusers.WanTransformer3DModel(
-        num_attention_heads=config.num_heads,
-        attention_head_dim=config.dim // config.num_heads,
-        in_channels=config.in_channels,
-        out_channels=config.out_channels,
-        text_dim=config.text_dim,
-        ffn_dim=config.ffn_dim,
-        num_layers=config.num_layers,
-    )
-    return in_diffusers(network, theirs, "wan-transformer")
+    return in_diffusers(network, transformer(network.config), "wan-transformer")
 
 
 def tiny_vae_2_2():

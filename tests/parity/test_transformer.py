@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from bench.peers.diffusers import transformer
 from wan_core.models.transformer import TransformerConfig, WanTransformer
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -136,9 +137,7 @@ def diffusers_name(key):
 
 @pytest.mark.parametrize("timestep", ["per sample", "per token"])
 def test_diffusers_gives_the_same_answer(timestep):
-    diffusers = pytest.importorskip(
-        "diffusers", reason="diffusers is not installed: pip install diffusers to compare"
-    )
+    pytest.importorskip("diffusers", reason="diffusers is not installed: pip install diffusers to compare")
     torch.manual_seed(0)
     config = TransformerConfig(
         in_channels=12,
@@ -153,15 +152,7 @@ def test_diffusers_gives_the_same_answer(timestep):
     ours = WanTransformer(config)
     state = {key: torch.randn_like(value) * 0.1 for key, value in ours.state_dict().items()}
     ours.load_state_dict(state)
-    theirs = diffusers.WanTransformer3DModel(
-        num_attention_heads=config.num_heads,
-        attention_head_dim=config.dim // config.num_heads,
-        in_channels=config.in_channels,
-        out_channels=config.out_channels,
-        text_dim=config.text_dim,
-        ffn_dim=config.ffn_dim,
-        num_layers=config.num_layers,
-    )
+    theirs = transformer(config)
     theirs.load_state_dict({diffusers_name(key): value for key, value in state.items()})
 
     latent, context = torch.randn(2, 12, 3, 4, 6), torch.randn(2, 5, 32)

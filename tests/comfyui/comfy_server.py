@@ -216,3 +216,12 @@ def _install_pack(target: Path) -> None:
         target.symlink_to(ROOT, target_is_directory=True)
     except OSError:
         shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", "out"))
+
+
+def last_answer(command: list[str], folder: Path) -> Any:
+    """What a script that runs in ComfyUI's own Python prints as JSON in its last line."""
+    answer = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, timeout=RUN_SECONDS
+    )
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    return json.loads(answer.stdout.strip().splitlines()[-1])

@@ -5,14 +5,12 @@ pytest tests/comfyui/test_inside.py
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .comfy_server import ROOT, RUN_SECONDS, comfyui_python
+from .comfy_server import ROOT, comfyui_python, last_answer
 
 pytestmark = pytest.mark.comfy
 
@@ -23,11 +21,7 @@ SCRIPT = Path(__file__).parent / "inside_comfyui.py"
 def answers(comfyui: Path, weights: Path) -> dict[str, Any]:
     """What inside_comfyui.py found, by question."""
     command = [comfyui_python(comfyui), str(SCRIPT), str(comfyui), str(ROOT), str(weights)]
-    answer = subprocess.run(
-        command, cwd=comfyui, capture_output=True, text=True, check=False, timeout=RUN_SECONDS
-    )
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    return json.loads(answer.stdout.strip().splitlines()[-1])
+    return last_answer(command, comfyui)
 
 
 def test_core_s_text_encoder_and_ours_agree(answers: dict[str, Any]) -> None:

@@ -6,8 +6,6 @@ pytest tests/comfyui/test_interop.py
 from __future__ import annotations
 
 import io
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .comfy_server import ROOT, RUN_SECONDS, ComfyServer, Run, comfyui_python
+from .comfy_server import ROOT, ComfyServer, Run, comfyui_python, last_answer
 from .toy_weights import write_wide_weights
 
 pytestmark = pytest.mark.comfy
@@ -95,11 +93,7 @@ def test_core_takes_our_video_and_our_frames(server: ComfyServer, text_to_video:
 def pictures_apart(comfyui: Path, weights: Path) -> dict[str, Any]:
     """What inside_images.py found, by question."""
     command = [comfyui_python(comfyui), str(SCRIPT), str(comfyui), str(ROOT), str(weights)]
-    answer = subprocess.run(
-        command, cwd=comfyui, capture_output=True, text=True, check=False, timeout=RUN_SECONDS
-    )
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    return json.loads(answer.stdout.strip().splitlines()[-1])
+    return last_answer(command, comfyui)
 
 
 @pytest.mark.parametrize("given", ["start", "start and end"])

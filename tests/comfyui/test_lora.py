@@ -6,7 +6,6 @@ pytest tests/comfyui/test_lora.py
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from tests.unit.lora_files import CONFIG, SCHEMES, SHAPES, Tensors, factors, loh
 from wan_core.checkpoints import open_checkpoint
 from wan_core.checkpoints.loras import load_lora
 
-from .comfy_server import ROOT, RUN_SECONDS, comfyui_python
+from .comfy_server import ROOT, comfyui_python, last_answer
 
 pytestmark = pytest.mark.comfy
 
@@ -59,11 +58,7 @@ def work(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def answers(comfyui: Path, weights: Path, work: Path) -> dict[str, Any]:
     """What inside_lora.py found, by question."""
     command = [comfyui_python(comfyui), str(SCRIPT), str(comfyui), str(ROOT), str(weights), str(work)]
-    answer = subprocess.run(
-        command, cwd=comfyui, capture_output=True, text=True, check=False, timeout=RUN_SECONDS
-    )
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    return json.loads(answer.stdout.strip().splitlines()[-1])
+    return last_answer(command, comfyui)
 
 
 def test_core_adds_the_same_to_every_weight(answers: dict[str, Any], work: Path) -> None:

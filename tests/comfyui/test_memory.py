@@ -5,9 +5,7 @@ pytest tests/comfyui/test_memory.py
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from wan_core.models.vae_2_1 import VAEConfig
 from wan_core.models.vae_2_2 import VAE22Config
 
 from . import toy_weights as toys
-from .comfy_server import ROOT, RUN_SECONDS, comfyui_python
+from .comfy_server import ROOT, comfyui_python, last_answer
 
 pytestmark = pytest.mark.comfy
 
@@ -33,11 +31,7 @@ def answers(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     models = tmp_path_factory.mktemp("models")
     write_models(models)
     command = [comfyui_python(comfyui), str(SCRIPT), str(comfyui), str(ROOT), str(models)]
-    answer = subprocess.run(
-        command, cwd=comfyui, capture_output=True, text=True, check=False, timeout=RUN_SECONDS
-    )
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    return json.loads(answer.stdout.strip().splitlines()[-1])
+    return last_answer(command, comfyui)
 
 
 # Real sizes are counted by wan_core's own tests. With toys of few tokens it is mostly the loop's latents, for

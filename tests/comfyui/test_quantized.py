@@ -5,9 +5,7 @@ pytest tests/comfyui/test_quantized.py
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import pytest
 from tests.formats import stored as forms
 from tests.unit import checkpoint_files as files
 
-from .comfy_server import ROOT, RUN_SECONDS, comfyui_python
+from .comfy_server import ROOT, comfyui_python, last_answer
 
 pytestmark = pytest.mark.comfy
 
@@ -39,11 +37,7 @@ def answers(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     for name in GGUF:
         forms.write_gguf(folder / f"transformer {name}", transformer, name)
     command = [comfyui_python(comfyui), str(SCRIPT), str(comfyui), str(ROOT), str(folder)]
-    answer = subprocess.run(
-        command, cwd=comfyui, capture_output=True, text=True, check=False, timeout=RUN_SECONDS
-    )
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    return json.loads(answer.stdout.strip().splitlines()[-1])
+    return last_answer(command, comfyui)
 
 
 CASES = [

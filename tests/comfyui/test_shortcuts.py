@@ -5,14 +5,12 @@ pytest tests/comfyui/test_shortcuts.py
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .comfy_server import ROOT, RUN_SECONDS, comfyui_python
+from .comfy_server import ROOT, comfyui_python, last_answer
 
 pytestmark = pytest.mark.comfy
 
@@ -23,11 +21,7 @@ SCRIPT = Path(__file__).parent / "inside_shortcuts.py"
 def answers(comfyui: Path, weights: Path) -> dict[str, Any]:
     """What inside_shortcuts.py found."""
     command = [comfyui_python(comfyui), str(SCRIPT), str(comfyui), str(ROOT), str(weights)]
-    answer = subprocess.run(
-        command, cwd=comfyui, capture_output=True, text=True, check=False, timeout=RUN_SECONDS
-    )
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    return json.loads(answer.stdout.strip().splitlines()[-1])["as_on_the_command_line"]
+    return last_answer(command, comfyui)["as_on_the_command_line"]
 
 
 @pytest.mark.parametrize("name", ["whole", "cached", "unguided", "both"])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import av
 import numpy as np
 import pytest
 
-from .comfy_server import ROOT, RUN_SECONDS, ComfyServer, comfyui_python
+from .comfy_server import ROOT, ComfyServer, comfyui_python, last_answer
 from .videos import read_mp4
 
 pytestmark = pytest.mark.comfy
@@ -29,11 +28,7 @@ def answers(comfyui: Path, weights: Path, tmp_path_factory: pytest.TempPathFacto
     """What inside_video.py found, by question."""
     paths = (SCRIPT, comfyui, ROOT, weights, tmp_path_factory.mktemp("videos"))
     command = [comfyui_python(comfyui), *map(str, paths)]
-    answer = subprocess.run(
-        command, cwd=comfyui, capture_output=True, text=True, check=False, timeout=RUN_SECONDS
-    )
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    return json.loads(answer.stdout.strip().splitlines()[-1])
+    return last_answer(command, comfyui)
 
 
 @pytest.mark.parametrize("vae", LATENT_BYTES)

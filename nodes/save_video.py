@@ -10,9 +10,12 @@ from comfy.cli_args import args
 from comfy_api.latest import Input, InputImpl, Types, io, ui
 from torch import Tensor
 
+from ..wan_core.media.contact_sheet import write_contact_sheet
 from ..wan_core.media.mp4 import write_mp4
 from .decoded_video import tags
 from .sockets import CATEGORY, fps_input
+
+NO_SHEET, SHEET_BESIDE = "none", "beside the video"
 
 
 class WanCoreSaveVideo(io.ComfyNode):
@@ -40,6 +43,14 @@ class WanCoreSaveVideo(io.ComfyNode):
                     default="video/wancore",
                     tooltip="Where in the output folder the file goes, and how its name starts.",
                 ),
+                io.Combo.Input(
+                    "contact_sheet",
+                    options=[NO_SHEET, SHEET_BESIDE],
+                    default=NO_SHEET,
+                    optional=True,
+                    advanced=True,
+                    tooltip="A JPEG of the first, middle and last frame, named as the video and beside it.",
+                ),
             ],
             outputs=[io.Video.Output(display_name="video", tooltip="The file just written.")],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -47,20 +58,31 @@ class WanCoreSaveVideo(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images: Tensor | Input.Video, fps: float, filename_prefix: str) -> io.NodeOutput:
+    def execute(
+        cls,
+        images: Tensor | Input.Video,
+        fps: float,
+        filename_prefix: str,
+        contact_sheet: str = NO_SHEET,
+    ) -> io.NodeOutput:
         video = images if isinstance(images, Input.Video) else None
         height, width = images.shape[1:3] if video is None else reversed(video.get_dimensions())
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory(), width, height
         )
-        file = f"{name}_{counter:05}_.mp4"
-        path = str(Path(folder) / file)
+        path = Path(folder) / f"{name}_{counter:05}_.mp4"
         if video is None:
             write_mp4([images[..., :3]], path, fps, tags(cls.graph()))
         else:
-            video.save_to(path, Types.VideoContainer.MP4, Types.VideoCodec.H264, cls.graph())
-        shown = ui.PreviewVideo([ui.SavedResult(file, subfolder, io.FolderType.output)])
-        return io.NodeOutput(InputImpl.VideoFromFile(path), ui=shown)
+            video.save_to(str(path), Types.VideoContainer.MP4, Types.VideoCodec.H264, cls.graph())
+        saved = ui.SavedResult(path.name, subfolder, io.FolderType.output)
+        shown = ui.PreviewVideo([saved]).as_dict()
+        if contact_sheet == SHEET_BESIDE:
+            sheet = path.with_suffix(".jpg")
+            write_contact_sheet(path, sheet)
+            # Under a key of its own: among the images it would take the player's place on the node.
+            shown["contact_sheet"] = [ui.SavedResult(sheet.name, subfolder, io.FolderType.output)]
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=shown)
 
     @classmethod
     def graph(cls) -> dict[str, Any]:

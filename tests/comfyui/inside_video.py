@@ -106,6 +106,14 @@ def files() -> dict[str, Any]:
     }
 
 
+def contact_sheet() -> dict[str, Any]:
+    """A contact sheet of a video that is decoded while it is saved: how often that decoded it."""
+    node = nodes.WanCoreSaveVideo
+    with decodings() as count:
+        shown = node.execute(lazy("2.1", 17), 16.0, "sheet", contact_sheet="beside the video").ui
+    return {"decoded": len(count), "shown": shown, "there": (OUT / "sheet_00001_.jpg").is_file()}
+
+
 def interrupted() -> dict[str, Any]:
     """An interrupt after the second latent frame: what is raised, and what is left."""
     video, steps = lazy("2.1", 17), []
@@ -232,8 +240,8 @@ def peak(work: Callable[[], object]) -> int:
 
 
 if __name__ == "__main__":
-    # The last leaves core believing in a device that is not there.
-    questions = (facts, memory, memory_in_full, files, interrupted, core_s_vae, refused, small_card)
+    questions = (facts, memory, memory_in_full, files, contact_sheet, interrupted, core_s_vae, refused)
+    questions += (small_card,)  # last: it leaves core believing in a device that is not there
     with torch.inference_mode():  # as nodes run
         answers = {question.__name__: question() for question in questions}
     sys.stdout.write(json.dumps(answers) + "\n")

@@ -13,6 +13,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from .comfy_server import ROOT, ComfyServer, comfyui_python, last_answer
 from .videos import read_mp4
@@ -66,6 +67,14 @@ def test_every_way_to_save_it(answers: dict[str, Any]) -> None:
     assert json.loads(found["metadata"]["prompt"]) == {"b": 2}
 
 
+def test_a_contact_sheet_does_not_decode_the_video_again(answers: dict[str, Any]) -> None:
+    found = answers["contact_sheet"]
+    assert found["decoded"] == 1
+    assert found["there"]
+    files = {key: found["shown"][key][0]["filename"] for key in ("images", "contact_sheet")}
+    assert files == {"images": "sheet_00001_.mp4", "contact_sheet": "sheet_00001_.jpg"}
+
+
 def test_an_interrupt_leaves_no_file(answers: dict[str, Any]) -> None:
     found = answers["interrupted"]
     assert found == {"raised": "InterruptProcessingException", "steps": [1, 2], "left": []}
@@ -107,6 +116,7 @@ def test_both_save_nodes_write_the_frames_of_decode(
         "inputs": {"samples": ["6", 0], "vae": ["3", 0], "fps": 16.0},
     }
     graph["31"] = {**graph["8"], "inputs": {**graph["8"]["inputs"], "images": ["30", 0], "fps": 1.0}}
+    graph["31"]["inputs"]["contact_sheet"] = "beside the video"
     graph["32"] = {
         "class_type": "SaveVideo",
         "inputs": {"video": ["30", 0], "filename_prefix": "core", "format": "auto", "format.codec": "auto"},
@@ -118,6 +128,10 @@ def test_both_save_nodes_write_the_frames_of_decode(
     assert ours.shape == (5, 96, 96, 3)
     assert np.array_equal(ours, streamed)
     assert np.array_equal(ours, core)
+    assert "contact_sheet" not in run.outputs["8"]
+    with Image.open(io.BytesIO(server.view(run.outputs["31"]["contact_sheet"][0]))) as sheet:
+        assert sheet.format == "JPEG"
+        assert sheet.width > 3 * 96
     with av.open(io.BytesIO(files[1])) as container:
         assert container.streams.video[0].average_rate == 16, "the video's own rate was not kept"
     progress = run.events("progress_state")

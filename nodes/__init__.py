@@ -17,6 +17,7 @@ from .load_lora import WanCoreLoadLora
 from .load_model import WanCoreLoadModel
 from .load_text_encoder import WanCoreLoadTextEncoder
 from .load_vae import WanCoreLoadVAE
+from .routes import add_routes
 from .sampler import WanCoreSampler
 from .save_video import WanCoreSaveVideo
 from .speed import WanCoreSpeed
@@ -46,12 +47,13 @@ MODEL_FOLDERS = ("diffusion_models", "text_encoders", "vae", "loras")
 
 
 class WanCoreExtension(ComfyExtension):
-    """What the pack adds to ComfyUI: its nodes, and its built-in model in the loaders' lists."""
+    """What the pack adds to ComfyUI: nodes, answers for their widgets, its built-in model in the lists."""
 
     async def on_load(self) -> None:
-        """List the built-in model's files beside the user's own, without copying them."""
+        """List the built-in model's files beside the user's own, without copying them; answer the widgets."""
         for folder in MODEL_FOLDERS:
             folder_paths.add_model_folder_path(folder, str(weights_dir() / folder))
+        add_routes()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """The node classes, in the order in which a graph uses them."""

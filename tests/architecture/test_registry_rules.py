@@ -43,7 +43,9 @@ def shipped_files(root, *suffixes):
 
 
 @pytest.mark.parametrize(
-    ("suffixes", "forbidden"), [((".py",), IN_PYTHON), ((".js", ".svg"), IN_JAVASCRIPT)], ids=["py", "js"]
+    ("suffixes", "forbidden"),
+    [((".py",), IN_PYTHON), ((".js", ".mjs", ".svg"), IN_JAVASCRIPT)],
+    ids=["py", "js"],
 )
 def test_no_forbidden_string_is_shipped(root, suffixes, forbidden):
     rule = re.compile("|".join(forbidden))

@@ -1,0 +1,128 @@
+"""What the widgets in the browser ask: GET `/wancore/...`, each answer a pure function of the query.
+
+A question names numbers, or a file in a loader's list; never a path. Nothing is changed by an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from ..wan_core.checkpoints import inspect
+from ..wan_core.errors import WanError, shown
+from ..wan_core.sampling.plan import plan, plan_summary
+from ..wan_core.schedulers import SCHEDULERS
+from ..wan_core.variants import VARIANTS, Variant, variant_for_task
+from .hosting import model_files, model_path
+from .load_model import FOLDER as MODELS
+from .load_vae import FOLDER as VAES
+
+Query = Mapping[str, str]
+Number = TypeVar("Number", int, float)
+
+
+def plan_answer(query: Query) -> dict[str, Any]:
+    """Steps, switch and summary of `?task&steps&shift&boundary&scheduler`: what `sampling.plan` says.
+
+    Left out, a number is the released one of the task. A boundary is passed over for a model of one network,
+    as the Sampler does.
+    """
+    variant = variant_for_task(query.get("task", VARIANTS[0].task))
+    given = number(query, "boundary", float)
+    planned = plan(
+        variant.task,
+        number(query, "steps", int),
+        number(query, "shift", float),
+        query.get("scheduler", SCHEDULERS[0]),
+        None if variant.boundary is None else given,
+    )
+    boundary = variant.boundary if variant.boundary is None or given is None else given
+    return {**planned, "summary": plan_summary(planned), "boundary": boundary}
+
+
+def model_answer(query: Query) -> dict[str, Any]:
+    """What the transformer `?name` of Load Model's list is, with its released numbers."""
+    return described(query.get("name", ""), MODELS)
+
+
+def vae_answer(query: Query) -> dict[str, Any]:
+    """The same of the model that Image to Video makes pictures ready for with the VAE `?name`."""
+    return described(query.get("name", ""), VAES)
+
+
+ROUTES: dict[str, Callable[[Query], dict[str, Any]]] = {
+    "plan": plan_answer,
+    "model": model_answer,
+    "vae": vae_answer,
+}
+
+
+def add_routes() -> None:
+    """Answer under `/wancore/` wherever there is a server."""
+    from server import PromptServer  # half of ComfyUI, so only where it is there anyway
+
+    server = getattr(PromptServer, "instance", None)
+    if server is None:
+        return
+    for name, answer in ROUTES.items():
+        server.routes.get(f"/wancore/{name}")(handler(answer))
+
+
+def handler(answer: Callable[[Query], dict[str, Any]]) -> Callable[[Any], Any]:
+    """A route's function, its work off the server's loop; a WanError becomes status 400 with its line."""
+    from server import web
+
+    async def handle(request: Any) -> Any:
+        try:
+            return web.json_response(await asyncio.to_thread(answer, request.query))
+        except WanError as error:
+            return web.json_response({"error": str(error)}, status=400)
+
+    return handle
+
+
+def number(query: Query, field: str, kind: type[Number]) -> Number | None:
+    """A number of the query, None where it is left out. Raises WanError for what is none."""
+    text = query.get(field)
+    if text is None:
+        return None
+    try:
+        return kind(text)
+    except ValueError:
+        raise WanError(f"{field}: {shown(text)!r} is not a number") from None
+
+
+def described(name: str, folder: str) -> dict[str, Any]:
+    """The released numbers of the model that a file belongs to. Raises WanError for a name not listed."""
+    if name not in model_files(folder):
+        raise WanError(f"name: {shown(name)!r} is not in the list of models/{folder}; refresh the list")
+    found = inspect(model_path(folder, name))
+    variant = next((one for one in VARIANTS if found.task == one.task or fits(found.family, one)), None)
+    if variant is None:
+        raise WanError(f"name: {shown(name)} is {found.words}, which says nothing of a model's numbers")
+    return {"name": name, **released(variant)}
+
+
+def fits(family: str, variant: Variant) -> bool:
+    """Whether a VAE's family is the one that Image to Video makes pictures ready with for a model."""
+    return bool(variant.images) and family == variant.vae_family
+
+
+def released(variant: Variant) -> dict[str, Any]:
+    """A model's numbers, under the names that the nodes' widgets have. Sizes are [width, height]."""
+    return {
+        "task": variant.task,
+        "title": variant.title,
+        "steps": variant.steps,
+        "shift": variant.shift,
+        "boundary": variant.boundary,
+        "cfg_high": variant.guidance_scale_high,
+        "cfg_low": variant.guidance_scale_low,
+        "fps": variant.fps,
+        "frames": variant.frames,
+        "sizes": [list(size) for size in variant.sizes],
+        "size_multiple": variant.size_multiple,
+        "vae_stride": list(variant.vae_stride),
+        "latent_channels": variant.latent_channels,
+    }

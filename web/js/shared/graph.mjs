@@ -1,0 +1,237 @@
+/**
+ * What the widgets of this pack share: nodes by id, values, links, elements on nodes, questions to the server.
+ *
+ * ComfyUI loads every `.js` by itself and no `.mjs`, so this file is here to be imported only.
+ */
+
+import { api } from "../../../../scripts/api.js";
+import { app } from "../../../../scripts/app.js";
+
+const MUTED = 2;
+const BYPASSED = 4;
+const WATCH_MS = 100;
+
+/**
+ * The node an execution id stands for, through subgraphs.
+ * @param {string | number} id "5", or "8:5" for node 5 inside the subgraph node 8
+ * @returns {object | null}
+ */
+export function findNode(id) {
+  let graph = app.rootGraph;
+  let node = null;
+  for (const part of String(id).split(":")) {
+    node = graph?.getNodeById(part) ?? null;
+    graph = node?.subgraph;
+  }
+  return node;
+}
+
+/**
+ * A node's own widget, or null.
+ * @param {object} node
+ * @param {string} name
+ */
+export function widget(node, name) {
+  return node.widgets?.find((one) => one.name === name) ?? null;
+}
+
+/**
+ * What a widget is set to, where it may also be told by a subgraph's node or by a primitive node.
+ * @param {object} node
+ * @param {string} name
+ * @returns {*} undefined where another node works the value out during the run
+ */
+export function valueOf(node, name) {
+  return holder(node, name)?.value;
+}
+
+/**
+ * Sets a widget, where the value is kept, as if the user had, and draws it anew.
+ * @param {object} node
+ * @param {string} name
+ * @param {*} value
+ */
+export function setWidget(node, name, value) {
+  const held = holder(node, name);
+  if (!held || held.value === value) return;
+  held.value = value;
+  held.callback?.(value, app.canvas, node);
+  app.canvas?.setDirty(true, true);
+}
+
+/**
+ * The node that feeds an input, through reroutes, bypassed nodes and the borders of subgraphs.
+ * @param {object} node
+ * @param {string} input the input's name
+ * @returns {object | null} null where nothing does
+ */
+export function sourceOf(node, input) {
+  return origin(node, slotOf(node, input), new Set());
+}
+
+/**
+ * The nodes that an output feeds, the other way along the same ways.
+ * @param {object} node
+ * @param {string} output the output's name
+ * @returns {object[]}
+ */
+export function targetsOf(node, output) {
+  const slot = node.outputs?.findIndex((one) => one.name === output) ?? -1;
+  return slot < 0 ? [] : fed(node, slot, new Set());
+}
+
+/**
+ * Puts an element on a node, below its widgets. Nothing of it is saved or sent.
+ * @param {object} node
+ * @param {string} name
+ * @param {HTMLElement} element
+ * @param {{height: number}} options its height in pixels
+ * @returns {object} the widget
+ */
+export function addElement(node, name, element, { height }) {
+  element.style.boxSizing = "border-box";
+  element.style.minHeight = `${height}px`;
+  const made = node.addDOMWidget(name, "wancore", element, {
+    serialize: false, // not in what is queued
+    getMinHeight: () => height,
+    getMaxHeight: () => height,
+  });
+  made.serialize = false; // not in the saved graph
+  return made;
+}
+
+/**
+ * Asks the pack's server side a question.
+ * @param {string} path what follows `/wancore/`
+ * @param {Object<string, string | number>} query
+ * @returns {Promise<object>} the answer; rejects with an Error that says in one line what is wrong
+ */
+export async function ask(path, query = {}) {
+  const answer = await api.fetchApi(`/wancore/${path}?${new URLSearchParams(query)}`);
+  const told = await answer.json().catch(() => null);
+  if (answer.ok && told !== null) return told;
+  throw new Error(told?.error ?? `ComfyUI answered /wancore/${path} with ${answer.status}; is it up to date?`);
+}
+
+const watchers = new WeakMap(); // node -> what is watched on it
+const watched = new Set(); // weak references to those nodes
+
+/**
+ * Calls `changed` with what `read` gives, at once and each time it gives something else, for as long as the
+ * node is in a graph: by whatever way the change came about, a click, a link, undo or another pack.
+ * @param {object} node
+ * @param {() => *} read cheap; what it gives must fit JSON
+ * @param {(value: *) => void} changed
+ */
+export function watch(node, read, changed) {
+  if (!watchers.has(node)) {
+    watchers.set(node, []);
+    watched.add(new WeakRef(node));
+  }
+  watchers.get(node).push({ read, changed, last: undefined });
+}
+
+setInterval(() => {
+  for (const reference of watched) {
+    const node = reference.deref();
+    if (!node) watched.delete(reference);
+    else if (node.graph?.getNodeById(node.id) === node) watchers.get(node).forEach(look);
+  }
+}, WATCH_MS);
+
+function look(watcher) {
+  const value = watcher.read();
+  const text = JSON.stringify(value);
+  if (text === watcher.last) return;
+  watcher.last = text;
+  watcher.changed(value);
+}
+
+function slotOf(node, input) {
+  return node.inputs?.findIndex((one) => one.name === input) ?? -1;
+}
+
+/** The widget that has the value: the node's own, or what an input in its place comes from. */
+function holder(node, name) {
+  const slot = node.inputs?.findIndex((one) => one.widget?.name === name) ?? -1;
+  const link = linkInto(node, slot);
+  if (!link) return widget(node, name);
+  if (link.originIsIoNode) return atBorder(node.graph, link.origin_slot, widgetOfInput);
+  const source = node.graph.getNodeById(link.origin_id);
+  return source?.type?.startsWith("Primitive") ? (source.widgets?.[0] ?? null) : null;
+}
+
+function widgetOfInput(outer, slot) {
+  const input = outer.inputs[slot];
+  return input?.widget ? holder(outer, input.widget.name) : null;
+}
+
+function linkInto(node, slot) {
+  return node.graph?.getLink(node.inputs?.[slot]?.link) ?? null;
+}
+
+/** The node at the other end of the link into an input. */
+function origin(node, slot, seen) {
+  const link = linkInto(node, slot);
+  if (!link) return null;
+  if (link.originIsIoNode) {
+    return atBorder(node.graph, link.origin_slot, (outer, outside) => origin(outer, outside, seen));
+  }
+  return producer(node.graph.getNodeById(link.origin_id), link.origin_slot, seen);
+}
+
+/** The node that makes what leaves an output, looked for behind those that only pass it on. */
+function producer(node, slot, seen) {
+  if (!node || node.mode === MUTED || seen.has(node)) return null;
+  seen.add(node);
+  if (node.mode === BYPASSED) return origin(node, sameType(node.inputs, node.outputs[slot]), seen);
+  if (node.isSubgraphNode?.()) {
+    const inner = innerLink(node.subgraph.outputNode.slots[slot]?.linkIds, node.subgraph);
+    return inner && producer(node.subgraph.getNodeById(inner.origin_id), inner.origin_slot, seen);
+  }
+  return node.isVirtualNode ? origin(node, 0, seen) : node;
+}
+
+function innerLink(ids, graph) {
+  return ids?.length ? graph.getLink(ids[0]) : null;
+}
+
+function fed(node, slot, seen) {
+  if (seen.has(node)) return [];
+  seen.add(node);
+  const links = (node.outputs[slot]?.links ?? []).map((id) => node.graph?.getLink(id));
+  return links.filter(Boolean).flatMap((link) => consumers(node.graph, link, seen));
+}
+
+/** The nodes that take what goes along a link. */
+function consumers(graph, link, seen) {
+  if (link.targetIsIoNode) {
+    return atBorder(graph, link.target_slot, (outer, slot) => fed(outer, slot, seen)) ?? [];
+  }
+  const node = graph.getNodeById(link.target_id);
+  if (!node || node.mode === MUTED) return [];
+  if (node.isSubgraphNode?.()) {
+    const inside = (node.subgraph.inputNode.slots[link.target_slot]?.linkIds ?? []).map((id) =>
+      node.subgraph.getLink(id),
+    );
+    return inside.filter(Boolean).flatMap((inner) => consumers(node.subgraph, inner, seen));
+  }
+  if (node.mode === BYPASSED) return fed(node, sameType(node.outputs, node.inputs[link.target_slot]), seen);
+  return node.isVirtualNode ? fed(node, 0, seen) : [node];
+}
+
+function sameType(slots, slot) {
+  return slots?.findIndex((one) => one.type === slot?.type) ?? -1;
+}
+
+/** What `answerOf` says of the first node that holds this subgraph and gives an answer. */
+function atBorder(subgraph, slot, answerOf) {
+  for (const graph of [app.rootGraph, ...app.rootGraph.subgraphs.values()]) {
+    for (const node of graph.nodes) {
+      if (node.subgraph !== subgraph) continue;
+      const answer = answerOf(node, slot);
+      if (answer) return answer;
+    }
+  }
+  return null;
+}

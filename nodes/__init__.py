@@ -6,6 +6,7 @@ import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
 from ..wan_core.tiny import weights_dir
+from .aesthetic import WanCoreAesthetic
 from .decode import WanCoreDecode
 from .decode_to_video import WanCoreDecodeToVideo
 from .empty_video_latent import WanCoreEmptyVideoLatent
@@ -41,6 +42,7 @@ NODES: list[type[io.ComfyNode]] = [
     WanCoreSpeed,
     WanCoreStepCache,
     WanCoreGuidanceSchedule,
+    WanCoreAesthetic,
 ]
 
 MODEL_FOLDERS = ("diffusion_models", "text_encoders", "vae", "loras")

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from ..wan_core.aesthetic import compose, look_of
 from ..wan_core.checkpoints import inspect
 from ..wan_core.errors import WanError, shown
 from ..wan_core.sampling.plan import plan, plan_summary
@@ -51,10 +52,25 @@ def vae_answer(query: Query) -> dict[str, Any]:
     return described(query.get("name", ""), VAES)
 
 
+def aesthetic_answer(query: Query) -> dict[str, Any]:
+    """The look that `?prompt` and the categories' names make: its phrases, those over the limit, why, and the
+    finished prompt, which is None then."""
+    choices = {name: choice for name, choice in query.items() if name != "prompt"}
+    look = look_of(choices)
+    return {
+        "style": look.style,
+        "terms": look.terms,
+        "over": look.over,
+        "fault": look.fault,
+        "prompt": None if look.fault else compose(query.get("prompt", ""), choices),
+    }
+
+
 ROUTES: dict[str, Callable[[Query], dict[str, Any]]] = {
     "plan": plan_answer,
     "model": model_answer,
     "vae": vae_answer,
+    "aesthetic": aesthetic_answer,
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 # Each layer imports from the layers above it in this list, and from its own package.
 LAYERS = (
     ("types", "errors"),
-    ("attention", "quantization", "memory", "text", "media"),
+    ("aesthetic", "attention", "quantization", "memory", "text", "media"),
     ("models",),
     ("variants",),
     ("lora", "speed"),

@@ -77,6 +77,16 @@ def text_encoders_agree() -> dict[str, Any]:
     }
 
 
+def looks_reach_core() -> float:
+    """Aesthetic into core's CLIP Text Encode, beside Text Encode with the same words typed: how far apart?"""
+    core = importlib.import_module("nodes")
+    clip, choices = core_clip(), {"color_tone": "warm colors"}
+    (said,) = nodes.WanCoreAesthetic.execute(PROMPT, **choices).args
+    (looked,) = core.CLIPTextEncode().encode(clip, said)
+    typed, _ = nodes.WanCoreTextEncode.execute(clip, f"{PROMPT}, warm colors", "").args
+    return distance(looked[0][0], typed[0][0])
+
+
 def experts_take_turns() -> dict[str, Any]:
     """Which models are asked of core during one run, and with how much room."""
     asked = []
@@ -319,6 +329,7 @@ if __name__ == "__main__":
     # The last three leave core believing in a device that is not there.
     questions = (
         text_encoders_agree,
+        looks_reach_core,
         experts_take_turns,
         weight_dtypes,
         weights_that_come_late,

@@ -33,6 +33,10 @@ def test_core_s_text_encoder_and_ours_agree(answers: dict[str, Any]) -> None:
     assert found["latent"] < 1e-4
 
 
+def test_core_encodes_what_aesthetic_says(answers: dict[str, Any]) -> None:
+    assert answers["looks_reach_core"] == 0
+
+
 def test_each_expert_is_asked_for_once_and_alone(answers: dict[str, Any]) -> None:
     found = answers["experts_take_turns"]
     assert found["asked"] == [["high_noise"], ["low_noise"]]

@@ -25,7 +25,7 @@ import torch
 from comfy_execution.utils import get_executing_context
 from torch import Tensor, nn
 
-from ..wan_core.checkpoints import Checkpoint, audit, fill
+from ..wan_core.checkpoints import Checkpoint, audit, fill, local_name
 from ..wan_core.errors import WanError
 from ..wan_core.models.layers import linear, rms_norm
 from ..wan_core.sampling.denoise import StepInfo
@@ -274,13 +274,24 @@ def if_there(name: str, files: list[str]) -> str | None:
 
 
 def model_path(folder: str, name: str) -> Path:
-    """The file behind a name in a loader's list. Raises WanError when it is gone."""
-    path = folder_paths.get_full_path(folder, name)
+    """The file behind a name in a loader's list, or the one of its base name, as `local_file` finds it.
+
+    Raises WanError where there is none, or several.
+    """
+    path = folder_paths.get_full_path(folder, local_file(folder, name))
     if path is None:
         raise WanError(
             f"{name}: there is no such file in models/{folder}; choose another or refresh the list"
         )
     return Path(path)
+
+
+def local_file(folder: str, name: str) -> str:
+    """How a loader's list names a file that a graph from another machine may name with other folders.
+
+    Raises WanError where none or several have its base name.
+    """
+    return local_name(name, model_files(folder))
 
 
 def file_state(*paths: Path) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..wan_core.checkpoints.loras import MOST_STRENGTH, lora_partner
 from .bounds import Least
+from .file_names import FileNames
 from .handles import ModelHandle, add_lora
 from .hosting import file_state, if_there, model_files, model_path, say
 from .sockets import CATEGORY, WanModel
@@ -34,13 +35,13 @@ class WanCoreLoadLora(io.ComfyNode):
                 WanModel.Input("model", tooltip="From Load Model, or another Load LoRA."),
                 io.Combo.Input(
                     "lora_name",
-                    options=files,
+                    options=FileNames(files),
                     default=if_there(BUILT_IN, files),
                     tooltip="A file in models/loras: for both experts, or either one's of a pair.",
                 ),
                 io.Combo.Input(
                     "partner",
-                    options=[AUTO, NONE, *files],
+                    options=FileNames([AUTO, NONE, *files]),
                     default=AUTO,
                     tooltip="The file for the other expert; auto finds the one named alike, with low for "
                     "high. Choose lora_name again to feed both from a file that is one's by its name.",

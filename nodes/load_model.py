@@ -10,8 +10,9 @@ from ..wan_core.checkpoints import expert_of, find_partner, inspect, open_checkp
 from ..wan_core.errors import WanError
 from ..wan_core.sampling.experts import HIGH_NOISE, LOW_NOISE
 from ..wan_core.variants.variant import DENSE
+from .file_names import FileNames
 from .handles import WEIGHT_DTYPES, load_model
-from .hosting import file_state, if_there, model_files, model_path, say
+from .hosting import file_state, if_there, local_file, model_files, model_path, say
 from .sockets import CATEGORY, WanModel
 
 FOLDER = "diffusion_models"
@@ -35,14 +36,14 @@ class WanCoreLoadModel(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "high_noise_model",
-                    options=files,
+                    options=FileNames(files),
                     default=if_there(BUILT_IN, files),
                     tooltip="The high-noise expert's file in models/diffusion_models, or the only file of "
                     "TI2V-5B, or a built-in wan_tiny.",
                 ),
                 io.Combo.Input(
                     "low_noise_model",
-                    options=[AUTO, *files],
+                    options=FileNames([AUTO, *files]),
                     default=AUTO,
                     tooltip="The low-noise expert's file. auto finds the one named alike, with low for high; "
                     "TI2V-5B has none.",
@@ -66,21 +67,30 @@ class WanCoreLoadModel(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, high_noise_model: str, low_noise_model: str, weight_dtype: str) -> object:
-        low = partner(high_noise_model, low_noise_model)
-        files = [high_noise_model] if low is None else [high_noise_model, low]
+        files = chosen_files(high_noise_model, low_noise_model)
         return weight_dtype, file_state(*(model_path(FOLDER, file) for file in files))
 
     @classmethod
     def execute(cls, high_noise_model: str, low_noise_model: str, weight_dtype: str) -> io.NodeOutput:
-        low = partner(high_noise_model, low_noise_model)
-        low_path = None if low is None else model_path(FOLDER, low)
-        model = load_model(model_path(FOLDER, high_noise_model), low_path, WEIGHT_DTYPES[weight_dtype])
-        lines = [model.variant.title, described(high_noise_model, "chosen")]
-        if low is not None:
-            lines.append(described(low, "found by its name" if low_noise_model == AUTO else "chosen"))
+        high, *low = chosen_files(high_noise_model, low_noise_model)
+        low_path = model_path(FOLDER, low[0]) if low else None
+        model = load_model(model_path(FOLDER, high), low_path, WEIGHT_DTYPES[weight_dtype])
+        lines = [model.variant.title, described(high, "chosen")]
+        if low:
+            lines.append(described(low[0], "found by its name" if low_noise_model == AUTO else "chosen"))
         report = "\n".join(lines)
         say(report)
         return io.NodeOutput(model, report)
+
+
+def chosen_files(high: str, low: str) -> list[str]:
+    """The one or two files of a model, as the loader's list names them.
+
+    Raises WanError for a name that no file or several have, and as `partner` does.
+    """
+    high = local_file(FOLDER, high)
+    found = partner(high, low if low == AUTO else local_file(FOLDER, low))
+    return [high] if found is None else [high, found]
 
 
 def partner(high: str, low: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .file_names import FileNames
 from .handles import load_text_encoder
 from .hosting import file_state, if_there, model_files, model_path
 from .sockets import CATEGORY, WanTextEncoder
@@ -28,7 +29,7 @@ class WanCoreLoadTextEncoder(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "text_encoder_name",
-                    options=files,
+                    options=FileNames(files),
                     default=if_there(BUILT_IN, files),
                     tooltip="A umt5_xxl file in models/text_encoders, or the built-in wan_tiny_umt5.",
                 ),

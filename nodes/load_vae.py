@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .file_names import FileNames
 from .handles import AS_RELEASED, VAE_PRECISIONS, load_vae
 from .hosting import file_state, if_there, model_files, model_path
 from .sockets import CATEGORY, WanVAE
@@ -28,7 +29,7 @@ class WanCoreLoadVAE(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "vae_name",
-                    options=files,
+                    options=FileNames(files),
                     default=if_there(BUILT_IN, files),
                     tooltip="A VAE in models/vae: for A14B wan_2.1_vae, for TI2V-5B wan2.2_vae; or the "
                     "built-in model's.",

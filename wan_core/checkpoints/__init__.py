@@ -10,6 +10,7 @@ from .audit import audit, fill, load_module
 from .checkpoint import Checkpoint, look_into, open_checkpoint, usable
 from .configs import transformer_config, umt5_config, vae_config
 from .inspection import Inspection, inspect, readable
+from .local_names import local_name, named_alike
 from .pairs import expert_of, find_partner
 from .slots import check_pair, check_text_encoder, require
 from .tokenizers import tokenizer_of
@@ -26,7 +27,9 @@ __all__ = [
     "find_partner",
     "inspect",
     "load_module",
+    "local_name",
     "look_into",
+    "named_alike",
     "open_checkpoint",
     "readable",
     "require",

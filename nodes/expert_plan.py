@@ -90,6 +90,7 @@ def schedule_inputs() -> list[io.Input]:
             "scheduler",
             options=list(SCHEDULERS),
             default=SCHEDULERS[0],
-            tooltip="The solver. unipc is the released default.",
+            tooltip="The solver. unipc is the released default; flowmatch_euler tells exact timesteps, which "
+            "4-step LoRAs want.",
         ),
     ]

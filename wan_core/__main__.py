@@ -118,7 +118,7 @@ class Progress:
 
     def step(self, info: StepInfo) -> None:
         """One sampling step is done."""
-        detail = f"{info.expert}, timestep {info.timestep}" + (", reused" if info.skipped else "")
+        detail = f"{info.expert}, timestep {info.timestep:g}" + (", reused" if info.skipped else "")
         self._show("step", info.index + 1, info.total, detail)
 
     def chunk(self, done: int, total: int) -> None:

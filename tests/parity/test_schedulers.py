@@ -108,6 +108,36 @@ def test_solver_equals_the_recorded_trajectory(key):
     assert index == schedule.steps - 1
 
 
+def test_exact_timesteps_are_the_distilled_networks_own():
+    """lightx2v's lists through shift 5, worked out by hand; elsewhere euler's levels with their fractions."""
+    assert make_schedule("flowmatch_euler", 4, 5.0).timesteps.tolist() == [1000, 937.5, 833.333333333, 625]
+    assert make_schedule("flowmatch_euler", 2, 5.0).timesteps.tolist() == [1000, 833.333333333]
+    for shift in (0.5, 1.0, 3.0, 5.0, 8.0, 12.0):
+        for steps in (1, 4, 6, 8, 20, 999):
+            whole, exact = (make_schedule(name, steps, shift) for name in ("euler", "flowmatch_euler"))
+            assert torch.equal(exact.sigmas, whole.sigmas)
+            assert exact.timesteps.dtype == torch.float64
+            torch.testing.assert_close(exact.timesteps, exact.sigmas[:-1].double() * 1000, rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize(("steps", "shift"), [(4, 5.0), (6, 5.0), (8, 3.0)])
+def test_flowmatch_euler_equals_diffusers_class(steps, shift):
+    """Given even levels, diffusers' FlowMatchEuler shifts them once, and tells the network fractions too."""
+    diffusers = pytest.importorskip("diffusers", reason="pip install -r tests/requirements.txt")
+    theirs = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+    theirs.set_timesteps(sigmas=[1 - index / steps for index in range(steps)])
+    ours = make_schedule("flowmatch_euler", steps, shift)
+    torch.testing.assert_close(ours.timesteps.float(), theirs.timesteps, rtol=1e-6, atol=0)
+    a, b = RECORDED["traj.mix.a"], RECORDED["traj.mix.b"]
+    latent = reference = RECORDED["traj.x_init"]
+    for index, timestep in enumerate(theirs.timesteps):
+        sigma = ours.sigmas[index].item()
+        latent = ours.step(mixture_velocity(latent, sigma, a, b), latent, index)
+        velocity = mixture_velocity(reference, theirs.sigmas[index].item(), a, b)
+        reference = theirs.step(velocity, timestep, reference, return_dict=False)[0]
+        torch.testing.assert_close(latent, reference, rtol=0, atol=1e-5)
+
+
 def diffusers_schedulers(shift):
     """Ours and theirs by name. Loud where diffusers is missing: it is one of the test requirements."""
     diffusers = pytest.importorskip("diffusers", reason="pip install -r tests/requirements.txt")

@@ -73,7 +73,7 @@ def test_extreme_schedules_stay_finite(name, shift, steps):
 
 
 def test_schedule_names():
-    assert SCHEDULERS == ("unipc", "dpm++", "euler")
+    assert SCHEDULERS == ("unipc", "dpm++", "euler", "flowmatch_euler")
     for alias in ("dpmpp_2m", "dpm++_2m", "dpmpp", "DPM++"):
         assert make_schedule(alias, 4, 5.0).name == "dpm++"
     schedule = make_schedule("euler", 4, 5)
@@ -85,7 +85,7 @@ def test_schedule_names():
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (("heun", 20, 5.0), "unipc, dpm++, euler"),
+        (("heun", 20, 5.0), "unipc, dpm++, euler, flowmatch_euler"),
         ((None, 20, 5.0), "scheduler"),
         ((["unipc"], 20, 5.0), "scheduler"),
         (("unipc", 0, 5.0), "steps"),
@@ -219,6 +219,20 @@ def test_the_loop_asks_each_expert_for_its_steps():
     assert torch.equal(seen[-1].latent, latent)
     for info in seen:
         torch.testing.assert_close(info.denoised, CLEAN, rtol=0, atol=1e-5)
+
+
+def test_exact_timesteps_reach_network_and_callback_as_fractions():
+    schedule = make_schedule("flowmatch_euler", 4, 5.0)
+    experts, seen = Experts(schedule), []
+    latent = run(schedule, experts, on_step=seen.append)
+    told = [1000.0, 937.5, 2500 / 3, 625.0]
+    assert [(name, timestep.item()) for name, timestep, _ in experts.calls] == [
+        (name, pytest.approx(timestep, abs=1e-9))
+        for name, timestep in zip(["high_noise"] * 2 + ["low_noise"] * 2, told, strict=True)
+    ]
+    assert {timestep.dtype for _, timestep, _ in experts.calls} == {torch.float64}
+    assert [info.timestep for info in seen] == pytest.approx(told, abs=1e-9)
+    torch.testing.assert_close(latent, CLEAN, rtol=0, atol=1e-5)
 
 
 def test_the_loop_works_in_float32_on_batches():
@@ -385,6 +399,19 @@ def test_plan_follows_its_arguments():
     assert planned["switch"] == 3
     assert plan("t2v", steps=4, boundary=1.0)["switch"] == 0
     assert plan("t2v", steps=1)["switch"] is None
+
+
+def test_plan_says_the_fractions_the_network_is_told():
+    planned = plan("t2v", steps=4, shift=5.0, scheduler="flowmatch_euler")
+    assert json.loads(json.dumps(planned))["steps"][2]["timestep"] == 833.333333333
+    assert plan_summary(planned).endswith("the switch falls at step 2 (timestep 833.333)")
+    assert [line.split()[1] for line in plan_table(planned).splitlines()[3:] if "noise" in line] == [
+        *("1000", "937.5", "833.333", "625")
+    ]
+    # 7 * 0.5 / 4 and 3 * 0.7 / 2.4 are 0.875, the latter not so in floats: the boundary is high noise.
+    for shift, steps in ((7.0, 2), (3.0, 10)):
+        exact = plan("t2v", steps=steps, shift=shift, scheduler="flowmatch_euler")["steps"]
+        assert {"high_noise"} == {step["expert"] for step in exact if step["timestep"] == 875}
 
 
 def test_plan_refuses_what_cannot_run():

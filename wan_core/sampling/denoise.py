@@ -29,7 +29,7 @@ class StepInfo:
 
     index: int  # from 0
     total: int
-    timestep: int  # what the network was told
+    timestep: float  # what the network was told: an int, but for schedules that tell it fractions
     sigma: float  # the noise level before the step
     expert: str
     latent: Tensor  # (B, C, F, H, W) after the step
@@ -107,6 +107,6 @@ def check_finite(info: StepInfo) -> None:
     """Stop at the step that broke, not at a black video. Raises WanError."""
     if not math.isfinite(info.latent.sum().item()):  # one pass: NaN and infinities survive a sum
         raise WanError(
-            f"step {info.index + 1} of {info.total} (timestep {info.timestep}, {info.expert} expert) gave "
+            f"step {info.index + 1} of {info.total} (timestep {info.timestep:g}, {info.expert} expert) gave "
             "NaN or infinite values: check that expert's checkpoint file, or run it in bfloat16 or float32"
         )

@@ -25,13 +25,13 @@ class ExpertPlan:
     switch: int | None
 
 
-def plan_experts(timesteps: Tensor | Sequence[int], boundary: float | None) -> ExpertPlan:
+def plan_experts(timesteps: Tensor | Sequence[float], boundary: float | None) -> ExpertPlan:
     """High noise while timestep >= boundary * 1000, the boundary itself included; then low noise.
 
-    timesteps: (N,) int64, falling. boundary: 0..1, or None for a model with one network. Compared as released
-    (wan/text2video.py): the integer timestep, not the sigma, decides. Raises WanError for a bad boundary.
+    timesteps: (N,), falling. boundary: 0..1, or None for a model with one network. Compared as released
+    (wan/text2video.py): what the network is told, not the sigma, decides. Raises WanError for a bad boundary.
     """
-    steps = [int(timestep) for timestep in timesteps]
+    steps = timesteps.tolist() if isinstance(timesteps, Tensor) else timesteps
     if boundary is None:
         return ExpertPlan((DENSE,) * len(steps), None)
     check_boundary(boundary)

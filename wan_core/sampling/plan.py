@@ -17,13 +17,15 @@ from .experts import plan_experts
 
 
 class _Step(TypedDict):
-    timestep: int
+    timestep: float
     sigma: float
     expert: str
 
 
 class PlannedStep(_Step, total=False):
-    """One row: the integer timestep the network is told (0..1000), the noise level (0..1), who works.
+    """One row: the timestep the network is told (0..1000), the noise level (0..1), who works.
+
+    Timesteps are ints, but for "flowmatch_euler", which tells the network fractions.
 
     Only steps that were run say, and only where it is so, that the step cache had the answer (`reused`) or
     that the guidance schedule left guidance out (`unguided`).
@@ -122,7 +124,7 @@ def plan_table(planned: Plan, bar_width: int = 32) -> str:
             rows.append("-" * (34 + bar_width))
         mark = "#" if step["expert"] == HIGH_NOISE else "="
         bar = mark * max(1, round(step["sigma"] * bar_width))
-        rows.append(f"{index:4d}  {step['timestep']:8d}  {step['sigma']:.5f}  {step['expert']:10}  {bar}")
+        rows.append(f"{index:4d}  {step['timestep']:8g}  {step['sigma']:.5f}  {step['expert']:10}  {bar}")
     return "\n".join(rows)
 
 
@@ -130,4 +132,4 @@ def _switch_words(planned: Plan) -> str:
     if planned["switch"] is None or planned["switch"] == 0:
         return "no switch"
     first = planned["steps"][planned["switch"]]
-    return f"the switch falls at step {planned['switch']} (timestep {first['timestep']})"
+    return f"the switch falls at step {planned['switch']} (timestep {first['timestep']:g})"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..errors import WanError
 from .dpmpp_2m import DPMpp2MSchedule
-from .euler import EulerSchedule
+from .euler import EulerSchedule, FlowMatchEulerSchedule
 from .schedule import Schedule
 from .unipc import UniPCSchedule
 
 __all__ = ["SCHEDULERS", "Schedule", "make_schedule"]
 
-_CLASSES: dict[str, type[UniPCSchedule] | type[DPMpp2MSchedule] | type[EulerSchedule]] = {
+_CLASSES: dict[str, Callable[[int, float], Schedule]] = {
     "unipc": UniPCSchedule,
     "dpm++": DPMpp2MSchedule,
     "euler": EulerSchedule,
+    "flowmatch_euler": FlowMatchEulerSchedule,
 }
 SCHEDULERS = tuple(_CLASSES)
 _ALIASES = {"dpmpp": "dpm++", "dpmpp_2m": "dpm++", "dpm++_2m": "dpm++"}

@@ -25,7 +25,7 @@ class Schedule(ABC):
     def __init__(self, grid: SigmaGrid) -> None:
         self.steps = grid.steps
         self.shift = grid.shift
-        self.timesteps = grid.timesteps  # (N,) int64
+        self.timesteps = grid.timesteps  # (N,) int64, or float64 where the network is told fractions
         self.sigmas = grid.sigmas  # (N + 1,) float32
         # The solvers' scalars are worked out in float64 from the float32 sigmas, as Python floats, which cost
         # no device synchronisation.

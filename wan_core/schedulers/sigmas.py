@@ -1,4 +1,4 @@
-"""The released sigma grids: which noise levels a run visits, and the integer timesteps that name them.
+"""The sigma grids: which noise levels a run visits, and the timesteps that name them, whole as released.
 
 A grid for N steps starts from N evenly spaced u, warps each by `shift`
 
@@ -31,7 +31,7 @@ class SigmaGrid:
     """The noise levels of one run.
 
     sigmas: (N + 1,) float32, falling from about 1 to exactly 0.
-    timesteps: (N,) int64, 0..1000, what the network is told.
+    timesteps: (N,), 0..1000, what the network is told: int64, or float64 where it is told fractions.
     """
 
     steps: int
@@ -42,12 +42,21 @@ class SigmaGrid:
 
 def unipc_grid(steps: int, shift: float) -> SigmaGrid:
     """The grid of the released UniPC: sigma[0] is 0.99992 at shift 12 and 0.99980 at shift 5."""
-    return _shifted_grid(steps, shift, first_u=UNIPC_FIRST_U)
+    return _whole_grid(steps, shift, first_u=UNIPC_FIRST_U)
 
 
 def full_grid(steps: int, shift: float) -> SigmaGrid:
     """The grid of the released DPM++: sigma[0] is exactly 1, so the first timestep is 1000."""
-    return _shifted_grid(steps, shift, first_u=1.0)
+    return _whole_grid(steps, shift, first_u=1.0)
+
+
+def exact_grid(steps: int, shift: float) -> SigmaGrid:
+    """`full_grid` with uncut timesteps: 1000, 937.5, 833.333333333 and 625 for 4 steps at shift 5."""
+    sigmas = _shifted_sigmas(steps, shift, first_u=1.0)
+    # Rounded to nine places, so that 874.9999999999999 is the 875 it stands for: a boundary there belongs to
+    # the high-noise expert.
+    timesteps = [round(sigma * TRAIN_TIMESTEPS, 9) for sigma in sigmas]
+    return _grid(shift, sigmas, torch.tensor(timesteps, dtype=torch.float64))
 
 
 def check_schedule(steps: int, shift: float) -> None:
@@ -71,17 +80,22 @@ def log_snr(sigma: float) -> float:
     return math.log1p(-sigma) - math.log(sigma)
 
 
-def _shifted_grid(steps: int, shift: float, first_u: float) -> SigmaGrid:
+def _whole_grid(steps: int, shift: float, first_u: float) -> SigmaGrid:
+    sigmas = _shifted_sigmas(steps, shift, first_u)
+    timesteps = [int(sigma * TRAIN_TIMESTEPS) for sigma in sigmas]
+    return _grid(shift, sigmas, torch.tensor(timesteps, dtype=torch.int64))
+
+
+def _shifted_sigmas(steps: int, shift: float, first_u: float) -> list[float]:
     check_schedule(steps, shift)
     shift = float(shift)
     # Python floats, in the released order of operations: a timestep is sigma * 1000 cut to an integer, so one
     # ulp decides between 875 and 874, and with it which expert takes the step. Cutting the float32 sigmas
     # instead would move the switch in some ordinary schedules (DPM++ with shift 3 and 10 to 50 steps).
     us = [first_u - index * (first_u / steps) for index in range(steps)]
-    sigmas = [shift * u / (1 + (shift - 1) * u) for u in us]
-    return SigmaGrid(
-        steps=steps,
-        shift=shift,
-        sigmas=torch.tensor([*sigmas, 0.0], dtype=torch.float32),
-        timesteps=torch.tensor([int(sigma * TRAIN_TIMESTEPS) for sigma in sigmas], dtype=torch.int64),
-    )
+    return [shift * u / (1 + (shift - 1) * u) for u in us]
+
+
+def _grid(shift: float, sigmas: list[float], timesteps: Tensor) -> SigmaGrid:
+    levels = torch.tensor([*sigmas, 0.0], dtype=torch.float32)
+    return SigmaGrid(steps=len(sigmas), shift=float(shift), sigmas=levels, timesteps=timesteps)

@@ -57,16 +57,17 @@ class Conditioning:
         return torch.cat([latent, self.channels.expand(latent.shape[0], -1, -1, -1, -1)], dim=1)
 
     def timesteps(
-        self, timestep: int, latent: Tensor, patch_size: tuple[int, int, int] = PATCH_SIZE
+        self, timestep: float, latent: Tensor, patch_size: tuple[int, int, int] = PATCH_SIZE
     ) -> Tensor:
-        """What the network is told the time is: (B,) int64, or (B, tokens) with 0 where the latent is clean.
+        """What the network is told the time is: (B,), or (B, tokens) with 0 where the latent is clean.
 
         As released (wan/textimage2video.py): the mask at each token's first cell times the timestep. On the
         CPU, where the network reads it: fetching it from a GPU would wait for the step before.
         """
         batch = latent.shape[0]
         if self.denoise_mask is None:
-            return torch.full((batch,), timestep, dtype=torch.int64)
+            whole = isinstance(timestep, int)
+            return torch.full((batch,), timestep, dtype=torch.int64 if whole else torch.float64)
         mask = self.denoise_mask.cpu().expand(batch, 1, *latent.shape[2:])
         frames, height, width = patch_size
         return (mask[:, 0, ::frames, ::height, ::width].double() * timestep).flatten(1)

@@ -19,7 +19,7 @@ LAYERS = (
     ("checkpoints",),
     ("schedulers",),
     ("sampling",),
-    ("request", "placement"),
+    ("request", "presets", "placement"),
     ("pipeline", "story"),
     ("tiny",),
     ("__main__",),

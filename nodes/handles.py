@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..wan_core.checkpoints import (
     Checkpoint,
     check_pair,
+    latent_rgb,
     open_checkpoint,
     require,
     tokenizer_of,
@@ -29,6 +30,7 @@ from ..wan_core.checkpoints import (
 from ..wan_core.checkpoints.loras import Lora, load_lora
 from ..wan_core.errors import WanError
 from ..wan_core.lora import Change, change_bytes, with_changes
+from ..wan_core.media.preview import LatentRgb
 from ..wan_core.models.activations import held_bytes, transformer_bytes
 from ..wan_core.models.text_activations import text_bytes
 from ..wan_core.models.transformer import TransformerConfig, WanTransformer
@@ -61,13 +63,14 @@ VAE_PRECISIONS = {AS_RELEASED: torch.float32, "bfloat16, half the memory": torch
 class ModelHandle:
     """The networks of one model by the name of the expert, each with a patcher of its own.
 
-    files: of the experts whose weights stay in them.
+    files: of the experts whose weights stay in them. rgb: the colours of its latents, for previews.
     """
 
     variant: Variant
     config: TransformerConfig
     experts: dict[str, Hosted]
     files: dict[str, Checkpoint]
+    rgb: LatentRgb
     loras: tuple[Lora, ...] = ()
     speed: Speed = field(default_factory=Speed)
     step_cache: StepCache | None = None
@@ -104,7 +107,9 @@ def load_model(path: Path, low: Path | None, dtype: torch.dtype | None) -> Model
     for expert in experts.values():
         expert.module.compute_dtype = compute
     mapped = {role: file for role, file in files.items() if kept[role] is None}
-    return ModelHandle(variant_for_task(first.inspection.task), config, experts, mapped)
+    variant = variant_for_task(first.inspection.task)
+    rgb = latent_rgb(first.inspection.known, variant.latent_channels)
+    return ModelHandle(variant, config, experts, mapped, rgb)
 
 
 def add_lora(

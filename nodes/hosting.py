@@ -22,6 +22,7 @@ import comfy.ops
 import comfy.utils
 import folder_paths
 import torch
+from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 from torch import Tensor, nn
 
@@ -29,7 +30,9 @@ from ..wan_core.checkpoints import Checkpoint, audit, fill, local_name
 from ..wan_core.errors import WanError
 from ..wan_core.models.layers import linear, rms_norm
 from ..wan_core.sampling.denoise import StepInfo
+from ..wan_core.sampling.experts import ExpertPlan
 from ..wan_core.sampling.plan import PlannedStep, saved_words, taken_step
+from ..wan_core.schedulers import Schedule
 from ..wan_core.variants.variant import DENSE
 from .mapped import stay_mapped
 from .quantized import into_core
@@ -219,6 +222,10 @@ class StepProgress(Progress):
         self.steps = 0  # it has done
         self.taken: list[PlannedStep] = []
 
+    def begin(self, schedule: Schedule, plan: ExpertPlan) -> None:
+        """Tell the page where the first step will be, before its expert is loaded."""
+        tell_step(-1, self.total, plan.experts[0], schedule.timesteps[0].item(), schedule.sigmas[0].item())
+
     def ready(self) -> None:
         """An expert has come in."""
         self.since, self.steps = time.monotonic(), 0
@@ -226,6 +233,7 @@ class StepProgress(Progress):
     def step(self, info: StepInfo) -> None:
         """One step is done."""
         self.update(info.index + 1)
+        tell_step(info.index, info.total, info.expert, info.timestep, info.sigma)
         self.steps += 1
         self.taken.append(taken_step(info))
         pace = (time.monotonic() - self.since) / self.steps
@@ -244,15 +252,41 @@ def expert_words(expert: str) -> str:
     return "model" if expert == DENSE else f"{expert.replace('_', '-')} expert"
 
 
+def tell_step(index: int, total: int, expert: str, timestep: float, sigma: float) -> None:
+    """Have the page know which step is done, -1 before the first, for what it draws on the Sampler."""
+    server = listened_to()
+    if server is not None:
+        node = place_in_graph()["display_node_id"]
+        said = {"index": index, "total": total, "expert": expert, "timestep": timestep, "sigma": sigma}
+        server.send_sync("wancore.step", {"node": node, **said}, server.client_id)
+
+
 def say(text: str) -> None:
     """One line of text on the node that runs, for whoever queued the graph and is looking."""
-    node = get_executing_context()
-    if node is None:  # called as a function, without a graph
-        return
+    server = listened_to()
+    if server is not None:
+        server.send_progress_text(text, get_executing_context().node_id, server.client_id)
+
+
+def listened_to() -> Any | None:
+    """ComfyUI's server, if a node runs that was queued by somebody who listens; else None."""
+    if get_executing_context() is None:  # called as a function, without a graph
+        return None
     from server import PromptServer  # half of ComfyUI, so only where it is there anyway
 
-    if PromptServer.instance.client_id is not None:
-        PromptServer.instance.send_progress_text(text, node.node_id, PromptServer.instance.client_id)
+    return PromptServer.instance if PromptServer.instance.client_id is not None else None
+
+
+def place_in_graph() -> dict[str, str | None]:
+    """Where the node that runs is, in the words of ComfyUI's messages. In a subgraph ids look like "8:5"."""
+    context, graph = get_executing_context(), get_progress_state().dynprompt
+    return {
+        "node_id": context.node_id,
+        "prompt_id": context.prompt_id,
+        "display_node_id": graph.get_display_node_id(context.node_id),
+        "parent_node_id": graph.get_parent_node_id(context.node_id),
+        "real_node_id": graph.get_real_node_id(context.node_id),
+    }
 
 
 def model_files(folder: str) -> list[str]:

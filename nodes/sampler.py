@@ -10,7 +10,7 @@ from ..wan_core.errors import WanError
 from ..wan_core.models.latent_scale import denormalize_latent
 from ..wan_core.models.transformer import TransformerConfig
 from ..wan_core.sampling.ahead import looking_ahead
-from ..wan_core.sampling.denoise import denoise
+from ..wan_core.sampling.denoise import StepInfo, denoise
 from ..wan_core.sampling.experts import HIGH_NOISE, LOW_NOISE, plan_experts
 from ..wan_core.sampling.noise import MAX_SEED, make_noise
 from ..wan_core.schedulers import make_schedule
@@ -21,6 +21,7 @@ from .conditioning import DOWNSCALE, Latent, Texts, holds_video, read_conditioni
 from .expert_plan import schedule_inputs
 from .handles import HostedExperts, ModelHandle, check_length
 from .hosting import StepProgress, resting
+from .preview import ANIMATED, PREVIEWS, Preview
 from .sockets import CATEGORY, WanModel
 
 # What core notes about a latent's size for as long as nothing is in it.
@@ -62,6 +63,7 @@ class WanCoreSampler(io.ComfyNode):
                 ),
                 guidance_input("cfg_low", T2V_A14B.guidance_scale_low, "low-noise expert follows"),
                 scheduler,
+                preview_input(),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="For Decode, WanCore's or ComfyUI's.")],
         )
@@ -80,6 +82,7 @@ class WanCoreSampler(io.ComfyNode):
         cfg_high: float,
         cfg_low: float,
         scheduler: str,
+        preview: str = ANIMATED,
     ) -> io.NodeOutput:
         variant = model.variant
         shape = latent_shape(latent, variant)
@@ -98,7 +101,14 @@ class WanCoreSampler(io.ComfyNode):
         context = text_rows("positive", positive, model.config).to(device)
         negative_context = text_rows("negative", negative, model.config).to(device)
         rows = context.shape[1], negative_context.shape[1]
-        with HostedExperts(model, noise.shape, rows, progress) as experts:
+        shown = Preview(model.rgb, variant.fps / variant.vae_stride[0], preview)
+
+        def on_step(info: StepInfo) -> None:
+            progress.step(info)
+            shown.show(info)
+
+        progress.begin(schedule, plan)
+        with shown, HostedExperts(model, noise.shape, rows, progress) as experts:
             sampled = denoise(
                 noise,
                 experts,
@@ -107,7 +117,7 @@ class WanCoreSampler(io.ComfyNode):
                 scales,
                 schedule,
                 plan,
-                looking_ahead(plan, experts.expect, progress.step),
+                looking_ahead(plan, experts.expect, on_step),
                 conditioning,
                 model.step_cache,
                 model.guidance_schedule,
@@ -115,6 +125,18 @@ class WanCoreSampler(io.ComfyNode):
         progress.finish()
         kept = {key: value for key, value in latent.items() if key not in OF_EMPTY_LATENTS}
         return io.NodeOutput({**kept, "samples": resting(denormalize_latent(sampled))})
+
+
+def preview_input() -> io.Combo.Input:
+    """Whether the node shows what it is heading for."""
+    return io.Combo.Input(
+        "preview",
+        options=list(PREVIEWS),
+        default=ANIMATED,
+        optional=True,
+        tooltip="A rough moving picture on the node while it samples, about one a second; it costs no time. "
+        "ComfyUI's own preview setting is not asked.",
+    )
 
 
 def guidance_input(name: str, default: float, who_follows: str) -> io.Float.Input:

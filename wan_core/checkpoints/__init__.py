@@ -10,6 +10,7 @@ from .audit import audit, fill, load_module
 from .checkpoint import Checkpoint, look_into, open_checkpoint, usable
 from .configs import transformer_config, umt5_config, vae_config
 from .inspection import Inspection, inspect, readable
+from .known import latent_rgb
 from .local_names import local_name, named_alike
 from .pairs import expert_of, find_partner
 from .slots import check_pair, check_text_encoder, require
@@ -26,6 +27,7 @@ __all__ = [
     "fill",
     "find_partner",
     "inspect",
+    "latent_rgb",
     "load_module",
     "local_name",
     "look_into",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..media.preview import RELEASED_RGB, LatentRgb
 from ..variants.variant import HIGH_NOISE, LOW_NOISE
 from .containers import map_stored
 from .detect import Detection
@@ -27,6 +28,7 @@ class Known:
     model: str
     expert: str
     numbers: tuple[float, ...]
+    rgb: LatentRgb | None = None  # the colours of its VAE's latents, where that is not the released VAE
 
 
 _T2V_HIGH = (
@@ -69,3 +71,9 @@ def known_expert(header: Header, detection: Detection) -> Known | None:
         return None
     dtype = detection.tensors[TENSOR].dtype
     return next((one for one in KNOWN if close(numbers, torch.tensor(one.numbers), dtype, "F32")), None)
+
+
+def latent_rgb(model: str | None, channels: int) -> LatentRgb:
+    """How latents of so many channels become colours: as a model named in KNOWN says, else as released."""
+    own = (one.rgb for one in KNOWN if one.model == model and one.rgb is not None)
+    return next(own, RELEASED_RGB[channels])

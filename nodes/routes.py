@@ -15,7 +15,7 @@ from ..wan_core.errors import WanError, shown
 from ..wan_core.sampling.plan import plan, plan_summary
 from ..wan_core.schedulers import SCHEDULERS
 from ..wan_core.variants import VARIANTS, Variant, variant_for_task
-from .hosting import model_files, model_path
+from .hosting import local_file, model_path
 from .load_model import FOLDER as MODELS
 from .load_vae import FOLDER as VAES
 
@@ -66,11 +66,17 @@ def aesthetic_answer(query: Query) -> dict[str, Any]:
     }
 
 
+def presets_answer(_query: Query) -> dict[str, Any]:
+    """The presets by task, each with the values of the widgets that it fills."""
+    return {variant.task: [preset(variant)] for variant in VARIANTS}
+
+
 ROUTES: dict[str, Callable[[Query], dict[str, Any]]] = {
     "plan": plan_answer,
     "model": model_answer,
     "vae": vae_answer,
     "aesthetic": aesthetic_answer,
+    "presets": presets_answer,
 }
 
 
@@ -110,19 +116,36 @@ def number(query: Query, field: str, kind: type[Number]) -> Number | None:
 
 
 def described(name: str, folder: str) -> dict[str, Any]:
-    """The released numbers of the model that a file belongs to. Raises WanError for a name not listed."""
-    if name not in model_files(folder):
-        raise WanError(f"name: {shown(name)!r} is not in the list of models/{folder}; refresh the list")
-    found = inspect(model_path(folder, name))
+    """The released numbers of the model that a listed file belongs to. Raises WanError for another file."""
+    file = local_file(folder, name)
+    found = inspect(model_path(folder, file))
     variant = next((one for one in VARIANTS if found.task == one.task or fits(found.family, one)), None)
     if variant is None:
-        raise WanError(f"name: {shown(name)} is {found.words}, which says nothing of a model's numbers")
-    return {"name": name, **released(variant)}
+        raise WanError(f"{file}: this is {found.words}, which says nothing of a model's numbers")
+    return {"name": file, **released(variant)}
 
 
 def fits(family: str, variant: Variant) -> bool:
     """Whether a VAE's family is the one that Image to Video makes pictures ready with for a model."""
     return bool(variant.images) and family == variant.vae_family
+
+
+def preset(variant: Variant) -> dict[str, Any]:
+    """The released settings of a model."""
+    values = {
+        "steps": variant.steps,
+        "shift": variant.shift,
+        "boundary": variant.boundary,
+        "scheduler": SCHEDULERS[0],
+        "cfg_high": variant.guidance_scale_high,
+        "cfg_low": variant.guidance_scale_low,
+    }
+    return {
+        "name": "released",
+        "title": "released",
+        "note": f"As {variant.title} was released.",
+        "values": {name: value for name, value in values.items() if value is not None},
+    }
 
 
 def released(variant: Variant) -> dict[str, Any]:

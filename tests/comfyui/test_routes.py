@@ -19,8 +19,6 @@ from .comfy_server import ComfyServer
 
 pytestmark = pytest.mark.comfy
 
-NO_FILE = "'../{}' is not in the list of models/{}"
-
 
 @pytest.mark.parametrize(
     ("task", "query", "boundary"),
@@ -49,7 +47,8 @@ def test_a_file_is_described_by_its_header(server: ComfyServer) -> None:
         "wan_tiny_ti2v": TI2V_5B,
     }
     for name, variant in released.items():
-        told = asked(server, "model", name=f"{name}.safetensors")
+        told = asked(server, "model", name=f"elsewhere\\{name}.safetensors")
+        assert told["name"] == f"{name}.safetensors"
         assert (told["task"], told["title"]) == (variant.task, variant.title)
         assert (told["steps"], told["shift"], told["boundary"]) == (
             variant.steps,
@@ -78,9 +77,9 @@ def test_a_vae_says_for_which_model_it_makes_pictures_ready(server: ComfyServer)
         ("plan", {"boundary": "nan"}, "boundary must be a noise level from 0 to 1"),
         ("plan", {"scheduler": "ddim"}, "scheduler 'ddim' is unknown"),
         ("plan", {"task": "s2v"}, "task: 's2v' is not known"),
-        ("model", {}, "name: '' is not in the list of models/diffusion_models"),
-        ("model", {"name": "../x.safetensors"}, NO_FILE.format("x.safetensors", "diffusion_models")),
-        ("vae", {"name": "../wan_tiny_vae.safetensors"}, NO_FILE.format("wan_tiny_vae.safetensors", "vae")),
+        ("model", {}, ": no file in the list is called ;"),
+        ("model", {"name": "../../requirements.txt"}, "no file in the list is called requirements.txt"),
+        ("vae", {"name": "wan_tiny_ti2v.safetensors"}, "no file in the list is called wan_tiny_ti2v"),
     ],
 )
 def test_a_bad_question_is_answered_in_one_line(

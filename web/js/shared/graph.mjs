@@ -91,12 +91,14 @@ export function targetsOf(node, output) {
 export function addElement(node, name, element, { height }) {
   element.style.boxSizing = "border-box";
   element.style.minHeight = `${height}px`;
+  element.dataset.wancore = name;
   const made = node.addDOMWidget(name, "wancore", element, {
     serialize: false, // not in what is queued
     getMinHeight: () => height,
     getMaxHeight: () => height,
   });
   made.serialize = false; // not in the saved graph
+  watch(node, () => element.isConnected, (connected) => connected || takePlace(node, name, element));
   return made;
 }
 
@@ -145,6 +147,15 @@ function look(watcher) {
   if (text === watcher.last) return;
   watcher.last = text;
   watcher.changed(value);
+}
+
+/**
+ * Nodes 2.0 keeps a node's elements on the page when undo or a reload makes the node anew: the old node's goes.
+ * Nothing to do where the node is not on the page at all.
+ */
+function takePlace(node, name, element) {
+  if (node.graph !== app.canvas?.graph) return;
+  document.querySelector(`[data-node-id="${node.id}"] [data-wancore="${name}"]`)?.replaceWith(element);
 }
 
 function slotOf(node, input) {

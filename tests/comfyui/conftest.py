@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from .canvas import CLASSIC, NODES_2, Canvas, find_chromium, open_browser
 from .comfy_server import ROOT, ComfyServer, Run, comfyui_python, find_comfyui
 from .toy_weights import write_toy_weights
 from .videos import read_mp4
@@ -56,6 +57,27 @@ def server(comfyui: Path, weights: Path, tmp_path_factory: pytest.TempPathFactor
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    chromium = find_chromium()
+    if chromium is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    with open_browser(playwright, chromium) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module", params=[CLASSIC, NODES_2])
+def canvas(request: pytest.FixtureRequest, browser: Any, server: ComfyServer) -> Iterator[Canvas]:
+    """A page of the front end, in each of its two renderers."""
+    page = browser.new_page(viewport={"width": 1920, "height": 1080})
+    opened = Canvas(page, request.param)
+    opened.open(server)
+    yield opened
+    page.close()
 
 
 @pytest.fixture

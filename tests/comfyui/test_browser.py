@@ -1,103 +1,105 @@
-"""The example workflows in the real front end: they open without a missing node, run, and show the video.
+"""The pack in the real front end, in the classic canvas and in Nodes 2.0, as a user sees it.
 
-pytest tests/comfyui/test_browser.py --basetemp=out/browser     (keeps the screenshot)
+pytest tests/comfyui/test_browser.py --basetemp=out/browser     (keeps the screenshots)
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from .canvas import WIDGET_VALUES, Canvas
 from .comfy_server import ROOT, ComfyServer
 from .conftest import workflow
 
 pytestmark = [pytest.mark.comfy, pytest.mark.browser, pytest.mark.slow]
 
-WORKFLOWS = ROOT / "example_workflows"
-NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-]
-# So that no dialog covers the canvas.
-SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.InstalledVersion": "1.49.6"}
-# A node without widgets saves none; one that shows a line of text saves an empty list, which is the same.
-WIDGET_VALUES = "app.graph.serialize().nodes.map(n => [n.id, n.widgets_values ?? []])"
-TOLERATED = ("404", "ERR_NAME_NOT_RESOLVED", "Failed to load resource")
-
-
-@pytest.fixture(scope="module")
-def page(server: ComfyServer) -> Iterator[Any]:
-    """A page of the front end with the app ready."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium: apt-get install chromium")
-    for name, value in SETTINGS.items():
-        server.post(f"/api/settings/{name}", value)
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1920, "height": 1080})
-        page.errors = []
-        page.on("console", lambda message: _note(page.errors, message))
-        page.on("pageerror", lambda error: page.errors.append(str(error)))
-        page.goto(server.url)
-        ready = "!!window.app?.extensionManager && 'WanCoreSampler' in LiteGraph.registered_node_types"
-        page.wait_for_function(ready, timeout=120_000)
-        page.wait_for_timeout(1500)
-        page.errors.clear()  # the front end has some of its own while it starts
-        yield page
-        browser.close()
+NAMES = sorted(path.stem for path in (ROOT / "example_workflows").glob("*.json"))
+FEW_STEPS = {"steps": 4}
+HELP = ".node-help-content .markdown-content"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_workflow_opens_and_says_what_its_twin_says(
-    page: Any, server: ComfyServer, name: str, tmp_path: Path
-) -> None:
-    open_workflow(page, name)
-    page.wait_for_timeout(1500)
-    page.screenshot(path=str(tmp_path / "opened.png"))
+def test_a_template_opens_runs_and_plays(canvas: Canvas, name: str, tmp_path: Path) -> None:
+    canvas.errors.clear()
+    canvas.open_template(name)
+    canvas.page.screenshot(path=str(tmp_path / "opened.png"))
     known = "n.type in LiteGraph.registered_node_types && !n.has_errors"
-    missing = page.evaluate(f"app.graph.nodes.filter(n => !({known})).map(n => n.type)")
-    assert missing == []
-    exported = page.evaluate("app.graphToPrompt().then(p => p.output)")
+    assert canvas.page.evaluate(f"app.graph.nodes.filter(n => !({known})).map(n => n.type)") == []
+    exported = canvas.page.evaluate("app.graphToPrompt().then(p => p.output)")
     assert {key: _plain(node) for key, node in exported.items()} == {
         key: _plain(node) for key, node in workflow(name).items()
     }
-
-
-@pytest.mark.parametrize("name", ["text_to_video", "first_last_frame"])
-def test_it_runs_and_shows_the_video(page: Any, name: str, tmp_path: Path) -> None:
-    open_workflow(page, name)
-    before = page.evaluate(WIDGET_VALUES)
-    page.evaluate("app.queuePrompt(0)")
-    page.wait_for_function("Object.keys(app.nodeOutputs).includes('8')", timeout=300_000)
-    page.wait_for_timeout(3000)
-    page.screenshot(path=str(tmp_path / "ran.png"))
-    shown = page.evaluate("app.nodeOutputs['8']")
-    assert shown["images"][0]["filename"].endswith(".mp4")
-    assert page.errors == []
+    assert _overlapping(canvas) == []
+    canvas.set_widgets("WanCoreSampler", seed=_fresh_seed(canvas, name), **FEW_STEPS)
+    before = canvas.page.evaluate(WIDGET_VALUES)
+    end = canvas.run()
+    assert end["kind"] == "execution_success", end
+    assert canvas.play_videos() >= 1
+    canvas.page.screenshot(path=str(tmp_path / "ran.png"))
+    assert canvas.errors == []
     # Pictures and lines of text on the nodes are no widgets to save.
-    assert page.evaluate(WIDGET_VALUES) == before
+    assert canvas.page.evaluate(WIDGET_VALUES) == before
+    canvas.settle()
+    assert _overlapping(canvas) == []
 
 
-def open_workflow(page: Any, name: str) -> None:
-    canvas = json.loads((WORKFLOWS / f"{name}.json").read_text())
-    page.evaluate("([canvas, name]) => app.loadGraphData(canvas, true, true, name)", [canvas, name])
+def test_a_dropped_video_brings_its_graph_back(canvas: Canvas) -> None:
+    canvas.open_template("text_to_video")
+    canvas.set_widgets("WanCoreSampler", seed=_fresh_seed(canvas, "dropped"), **FEW_STEPS)
+    canvas.set_widgets("WanCoreTextEncode", positive='a blue star {turns} | (grows), \\ "quoted", 星')
+    queued = canvas.page.evaluate("app.graphToPrompt().then(p => p.output)")
+    assert canvas.run()["kind"] == "execution_success"
+    shown = canvas.page.evaluate("app.nodeOutputs['8'].images[0]")
+    canvas.open_template("lora")
+    canvas.drop_video(shown)
+    canvas.wait_for("() => !app.graph.nodes.some((node) => node.type === 'WanCoreLoadLora')")
+    canvas.settle()
+    assert canvas.page.evaluate("app.graphToPrompt().then(p => p.output)") == queued
+
+
+def test_stopping_takes_effect_and_the_next_run_is_whole(canvas: Canvas) -> None:
+    canvas.open_template("text_to_video")
+    canvas.errors.clear()
+    canvas.set_widgets("WanCoreSampler", seed=_fresh_seed(canvas, "stopped"), steps=200)
+    run = canvas.queue()
+    canvas.wait_for("() => app.graph.getNodeById(6).progress > 0")
+    canvas.page.get_by_role("button", name="Interrupt").click()
+    assert canvas.end_of(run)["kind"] == "execution_interrupted"
+    canvas.set_widgets("WanCoreSampler", **FEW_STEPS)
+    assert canvas.run()["kind"] == "execution_success"
+    assert canvas.errors == []
+
+
+def test_every_help_page_opens(canvas: Canvas, server: ComfyServer) -> None:
+    canvas.open_template("text_to_video")
+    pages = {path.stem: path.read_text() for path in (ROOT / "web" / "docs").glob("WanCore*.md")}
+    assert set(pages) == {name for name in server.get("/object_info") if name.startswith("WanCore")}
+    for node_type, text in pages.items():
+        canvas.select_new(node_type)
+        canvas.page.get_by_test_id("info-button").click()
+        canvas.wait_for(
+            "(title) => document.querySelector('.node-help-content h1')?.textContent === title",
+            text.splitlines()[0].removeprefix("# "),
+        )
+
+
+def _overlapping(canvas: Canvas) -> list[tuple[str, str]]:
+    """The pairs of nodes of which one covers the other."""
+    return [
+        (one, other)
+        for (_, (one, *a)), (_, (other, *b)) in combinations(canvas.boxes().items(), 2)
+        if not (a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1])
+    ]
+
+
+def _fresh_seed(canvas: Canvas, name: str) -> int:
+    """A seed of its own for each run, so that nothing is answered from the cache."""
+    return sum(f"{canvas.renderer} {name}".encode())
 
 
 def _plain(node: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return node["class_type"], node["inputs"]
-
-
-def _note(errors: list[str], message: Any) -> None:
-    if message.type == "error" and not any(word in message.text for word in TOLERATED):
-        errors.append(message.text)

@@ -26,6 +26,7 @@ from .checkpoints import inspect, readable
 from .errors import WanError
 from .memory import parse_size
 from .pipeline import check_output, check_request, generate, load_pipeline, with_lora
+from .presets import PRESET_NAMES, find_preset
 from .request import Request
 from .sampling import StepInfo, plan, plan_summary, plan_table
 from .schedulers import SCHEDULERS
@@ -88,6 +89,8 @@ def run_generate(options: argparse.Namespace) -> int:
     own = dict(DEFAULTS) if built_in else {}
     if options.max_area is not None:  # then a picture gives the size
         own = {name: value for name, value in own.items() if name not in ("width", "height")}
+    if options.preset is not None:
+        own |= find_preset(pipeline.variant.task, options.preset).settings
     settings = own | changes
     request = check_request(pipeline, Request.for_variant(pipeline.variant, options.prompt, **settings))
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
@@ -141,7 +144,10 @@ class Progress:
 
 def run_plan(options: argparse.Namespace) -> int:
     """Every step's timestep, sigma and expert."""
-    planned = plan(options.task, options.steps, options.shift, options.scheduler, options.boundary)
+    fields = ("steps", "shift", "scheduler", "boundary")
+    own = {} if options.preset is None else find_preset(options.task, options.preset).settings
+    given = {field: getattr(options, field) for field in fields if getattr(options, field) is not None}
+    planned = plan(options.task, **{field: own[field] for field in fields if field in own} | given)
     print(as_json(planned) if options.json else plan_table(planned))
     return 0
 
@@ -164,7 +170,7 @@ def as_json(value: Any) -> str:
 REQUEST_OPTIONS = (
     *("negative_prompt", "width", "height", "frames", "fps", "steps", "shift", "boundary"),
     *("guidance_scale_high", "guidance_scale_low", "scheduler", "seed"),
-    *("image", "end_image", "max_area", "rounding", "step_cache", "cfg_skip"),
+    *("image", "end_image", "max_area", "rounding", "step_cache", "cfg_skip", "cfg_steps"),
 )
 
 
@@ -247,6 +253,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     )
     add("--frames", type=int, metavar="N", help=own("4n+1", "frames"))
     add("--fps", type=float, metavar="RATE", help=own("frames per second", "fps"))
+    _add_preset(parser)
     add("--steps", type=int, metavar="N", help=own("sampling steps", "steps"))
     add("--shift", type=float, metavar="S", help=own("more of the steps on high noise", "shift"))
     low = "noise level, 0 to 1, below which the low-noise expert works"
@@ -264,8 +271,14 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add(
         "--cfg-skip",
         metavar="STEPS",
-        help="steps that go without guidance, in half the time: first 2, last 4, 0-3, or 60%%-100%%, with "
-        "commas between (default: none)",
+        help="steps that go without guidance, in half the time: first 2, last 4, after 10, 0-3, or "
+        "60%%-100%%, with commas between (default: none)",
+    )
+    add(
+        "--cfg-steps",
+        type=int,
+        metavar="N",
+        help="only the first N steps have guidance (default: 0, which is all)",
     )
     add("--scheduler", metavar="NAME", help=own(f"the solver: {', '.join(SCHEDULERS)}", "scheduler"))
     add(
@@ -277,6 +290,16 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     )
     add("--seed", type=int, metavar="N", help=own("the same seed gives the same video", "seed"))
     _add_speed(parser)
+
+
+def _add_preset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--preset",
+        choices=PRESET_NAMES,
+        metavar="NAME",
+        help="settings that belong together, where no other option says otherwise: released; distilled-4 and "
+        "three-phase, for the 4-step LoRAs (t2v, i2v); draft, in fewer steps",
+    )
 
 
 def _add_speed(parser: argparse.ArgumentParser) -> None:
@@ -339,10 +362,10 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=run_plan)
     add = parser.add_argument
     add("--task", choices=TASKS, default="t2v", help="which model's defaults to take (default: %(default)s)")
+    _add_preset(parser)
     add("--steps", type=int, metavar="N", help="sampling steps (default: as released, 40 or 50)")
     add("--shift", type=float, metavar="S", help="schedule shift (default: as released, 12 or 5)")
-    solvers = f"the solver: {', '.join(SCHEDULERS)} (default: %(default)s)"
-    add("--scheduler", metavar="NAME", default="unipc", help=solvers)
+    add("--scheduler", metavar="NAME", help=f"the solver: {', '.join(SCHEDULERS)} (default: unipc)")
     add("--boundary", type=float, metavar="B", help="switch point, 0 to 1 (default: as released)")
     add("--json", action="store_true", help='{"steps": [{"timestep", "sigma", "expert"}], "switch": index}')
 

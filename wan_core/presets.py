@@ -9,6 +9,7 @@ from .errors import WanError
 from .variants import I2V_A14B, T2V_A14B, VARIANTS, Variant, variant_for_task
 
 RELEASED, DISTILLED_4, THREE_PHASE, DRAFT = "released", "distilled-4", "three-phase", "draft"
+PRESET_NAMES = (RELEASED, DISTILLED_4, THREE_PHASE, DRAFT)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from .media.mp4 import frame_rate
 from .media.pictures import Picture, open_picture
 from .sampling.experts import check_boundary
 from .sampling.guidance import guidance_by_expert
-from .sampling.guidance_schedule import GuidanceSchedule
+from .sampling.guidance_schedule import GuidanceSchedule, with_cfg_steps
 from .sampling.noise import make_noise
 from .sampling.step_cache import StepCache
 from .schedulers import make_schedule
@@ -63,6 +63,7 @@ class Request:
     rounding: str = RELEASED
     step_cache: float | None = None  # threshold of `StepCache`; None computes every step
     cfg_skip: str | None = None  # steps without guidance, as `GuidanceSchedule` reads them; None: all have it
+    cfg_steps: int = 0  # only this many first steps have guidance; 0: all
 
     @classmethod
     def for_variant(cls, variant: Variant, prompt: str, **changes: Any) -> Request:
@@ -95,9 +96,10 @@ class Request:
     @property
     def shortcuts(self) -> tuple[StepCache | None, GuidanceSchedule | None]:
         """What the loop may leave out. Raises WanError for a threshold or steps that mean nothing."""
+        schedule = None if self.cfg_skip is None else GuidanceSchedule(self.cfg_skip)
         return (
             None if self.step_cache is None else StepCache(self.step_cache),
-            None if self.cfg_skip is None else GuidanceSchedule(self.cfg_skip),
+            with_cfg_steps(schedule, self.cfg_steps),
         )
 
     def latent_shape(self, variant: Variant) -> tuple[int, int, int, int]:

@@ -17,6 +17,7 @@ from wan_core import __main__ as cli
 from wan_core import speed
 from wan_core.attention import choice
 from wan_core.models import compiled
+from wan_core.presets import find_preset
 
 PROMPT = "a red circle moves to the right"
 SMALL = ["--width", "32", "--height", "32", "--frames", "5", "--steps", "4"]
@@ -69,6 +70,7 @@ def test_every_option_arrives(run, model_folder, tmp_path):
         "--seed": ("seed", 2**64 - 1),
         "--step-cache": ("step_cache", 0.25),
         "--cfg-skip": ("cfg_skip", "last 1"),
+        "--cfg-steps": ("cfg_steps", 1),
     }
     flags = [word for option, (_, value) in options.items() for word in (option, value)]
     assert run("generate", PROMPT, "--out", out, "--model", model_folder, *flags)[0] == 0
@@ -77,6 +79,19 @@ def test_every_option_arrives(run, model_folder, tmp_path):
     assert {name: made_by[name] for name, _ in options.values()} == dict(options.values())
     assert made_by["speed"] == {}
     assert made_by["reused_steps"] == []
+
+
+def test_a_preset_sets_what_no_option_says(run, model_folder, tmp_path):
+    out = tmp_path / "clip.mp4"
+    arguments = ["--out", out, "--model", model_folder, "--width", 32, "--height", 32, "--frames", 1]
+    status, said, progress = run("generate", PROMPT, *arguments, "--preset", "three-phase", "--cfg-low", 2)
+    assert status == 0
+    with av.open(str(out)) as container:
+        made_by = json.loads(container.metadata["wancore"])
+    three_phase = find_preset("t2v", "three-phase").settings
+    assert {name: made_by[name] for name in three_phase} == {**three_phase, "guidance_scale_low": 2.0}
+    assert "step 5/8  low_noise, timestep 833.333" in progress.splitlines()
+    assert "steps 2-7 without guidance" in said
 
 
 def test_speed_options_arrive(run, model_folder, tmp_path, monkeypatch, caplog):
@@ -125,6 +140,9 @@ def test_generate_says_which_steps_it_saved(run, model_folder, tmp_path):
         (["generate", "a circle", "--out", "x.mp4", "--step-cache", "0"], ["step cache", "0.05"]),
         (["generate", "a circle", "--out", "x.mp4", "--cfg-skip", "10%"], ["10%", "60%-100%"]),
         (["generate", "a circle", "--out", "x.mp4", "--cfg-skip", "40-44"], ["40-44", "40", "39"]),
+        (["generate", "a circle", "--out", "x.mp4", "--cfg-steps", "-1"], ["cfg steps", "-1", "1000"]),
+        (["generate", "a circle", "--out", "x.mp4", "--preset", "fast"], ["--preset", "fast", "distilled-4"]),
+        (["plan", "--task", "ti2v", "--preset", "distilled-4"], ["ti2v", "released, draft"]),
         (["generate", "", "--out", "x.mp4"], ["prompt", "empty"]),
         (["generate", "a circle", "--out", "x.gif"], ["x.gif", ".mp4"]),
         (["generate", "a circle"], ["--out"]),
@@ -163,6 +181,13 @@ def test_plan_as_json_and_as_text(run):
     text = run(*arguments)[1]
     assert "26 high_noise, then 14 low_noise" in text
     assert len([line for line in text.splitlines() if "noise" in line]) >= 40
+
+
+def test_plan_of_a_preset(run):
+    planned = json.loads(run("plan", "--task", "i2v", "--preset", "distilled-4", "--json")[1])
+    assert [step["timestep"] for step in planned["steps"]] == [1000, 937.5, 833.333333333, 625]
+    changed = json.loads(run("plan", "--preset", "distilled-4", "--steps", 2, "--json")[1])
+    assert [step["timestep"] for step in changed["steps"]] == [1000, 833.333333333]
 
 
 @pytest.mark.parametrize(("task", "steps", "switch"), [("t2v", 40, 26), ("i2v", 40, 15), ("ti2v", 50, None)])

@@ -9,6 +9,7 @@ import torch
 
 from wan_core.errors import WanError
 from wan_core.sampling import GuidanceSchedule, StepCache, denoise, make_noise, plan_experts, plan_summary
+from wan_core.sampling.guidance_schedule import with_cfg_steps
 from wan_core.sampling.plan import plan, saved_words, step_list
 from wan_core.sampling.step_cache import Reuse
 from wan_core.schedulers import make_schedule
@@ -195,6 +196,17 @@ def test_what_names_no_steps_is_refused(skip):
 def test_steps_that_are_not_there_are_refused(skip):
     with pytest.raises(WanError, match="names steps that are not there; there are 20"):
         GuidanceSchedule(skip).steps(20)
+
+
+def test_only_the_first_steps_have_guidance():
+    schedule = GuidanceSchedule("first 1")
+    assert with_cfg_steps(None, 2).steps(6) == GuidanceSchedule("after 2").steps(6) == {2, 3, 4, 5}
+    assert with_cfg_steps(schedule, 4).steps(6) == {0, 4, 5}
+    assert with_cfg_steps(None, 9).steps(6) == frozenset()
+    assert (with_cfg_steps(None, 0), with_cfg_steps(schedule, 0)) == (None, schedule)
+    for count in (-1, 1.5, True, None, 1001):
+        with pytest.raises(WanError, match="cfg steps"):
+            with_cfg_steps(None, count)
 
 
 def test_steps_without_guidance_do_not_ask_against_the_prompt():

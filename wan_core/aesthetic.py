@@ -26,6 +26,14 @@ class Category:
     phrases: tuple[str, ...]
 
 
+# Drawn, not filmed: the released rewriter leaves film terms out of these.
+FLAT_STYLES = (
+    "2D anime style",
+    "pixel art style",
+    "watercolor painting",
+    "oil painting style",
+    "black and white animation",
+)
 STYLE = Category(
     "style",
     "How the pictures are made. Said before the prompt.",
@@ -38,15 +46,9 @@ STYLE = Category(
         "puppet animation",
         "3D cartoon style",
         "3D game style",
-        "2D anime style",
-        "pixel art style",
-        "watercolor painting",
-        "oil painting style",
-        "black and white animation",
+        *FLAT_STYLES,
     ),
 )
-# Drawn, not filmed: the released rewriter leaves film terms out of these.
-FLAT_STYLES = frozenset(STYLE.phrases[-5:])
 
 TERMS = (
     Category(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from wan_core.aesthetic import CATEGORIES, FLAT_STYLES, MOST_TERMS, NONE, STYLE,
 from wan_core.errors import WanError
 from wan_core.tiny.captions import LIGHT_WORDS
 
+WEB = Path(__file__).resolve().parents[2] / "web" / "js"
 WARM = {"color_tone": "warm colors"}
 FILMED = {"style": "felt style", "shot_size": "close-up shot", **WARM}
 
@@ -77,9 +79,11 @@ def test_flat_styles_take_no_terms(style: str) -> None:
         assert compose("a cat", choices).endswith("warm colors, Dutch angle shot")
 
 
-def test_what_is_drawn_flat() -> None:
-    flat = {"2D anime style", "pixel art style", "watercolor painting", "oil painting style"}
-    assert {*flat, "black and white animation"} == FLAT_STYLES
+def test_the_card_draws_every_phrase() -> None:
+    drawn = "".join((WEB / "shared" / name).read_text() for name in ("look.mjs", "figure.mjs"))
+    phrases = [phrase for category in CATEGORIES for phrase in category.phrases]
+    named = [phrase for phrase in phrases if f'"{phrase}"' in drawn or f"  {phrase}: " in drawn]
+    assert named == phrases
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Experts known by their numbers: a swapped pair is found out even when its files are renamed.
+"""Models known by their numbers: a swapped pair is found out even when its files are renamed.
 
 The two experts of a model differ in no name and no shape, so this is a table of the first numbers of
 `head.modulation`, kept unrounded in every file seen so far. Add a row for a model: `fingerprint` gives it.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ..media.preview import RELEASED_RGB, LatentRgb
-from ..variants.variant import HIGH_NOISE, LOW_NOISE
+from ..variants.variant import DENSE, HIGH_NOISE, LOW_NOISE
 from .containers import map_stored
 from .detect import Detection
 from .header import Header
@@ -47,11 +47,91 @@ _I2V_LOW = (
     *(0.0595703125, 0.0186767578125, -0.0228271484375, 0.07861328125),
     *(-0.0615234375, -0.037841796875, 0.03662109375, -0.302734375),
 )
+_TI2V = (
+    *(-0.00738525390625, -0.004730224609375, 0.0147705078125, 0.05712890625),
+    *(-0.0712890625, -0.032958984375, 0.04345703125, -0.022216796875),
+)
+# Fitted by `tiny/fit_preview.py`, for either of wan-tiny's VAEs.
+_RGB_16 = LatentRgb(
+    factors=(
+        (-0.2073, -0.0233, -0.1084),
+        (-0.0975, 0.0705, 0.0086),
+        (-0.1197, -0.0651, -0.0709),
+        (-0.0361, -0.0325, -0.0415),
+        (-0.0239, -0.1198, -0.0314),
+        (-0.1552, -0.153, -0.1353),
+        (0.1178, 0.0615, 0.0721),
+        (0.1399, 0.1055, 0.1211),
+        (-0.1987, -0.2106, -0.1717),
+        (-0.0326, -0.1532, 0.0229),
+        (0.0253, 0.0163, 0.0587),
+        (0.1705, -0.0106, 0.062),
+        (0.0681, 0.1656, 0.1926),
+        (0.079, 0.0982, -0.0543),
+        (-0.0769, -0.0771, -0.2319),
+        (-0.0234, -0.0383, 0.0511),
+    ),
+    bias=(-0.0585, -0.062, -0.0879),
+)
+_RGB_48 = LatentRgb(
+    factors=(
+        (0.2033, 0.4358, 0.2764),
+        (1.4165, 0.9853, 1.6837),
+        (-1.0459, -0.4068, -0.6018),
+        (0.5078, 0.4602, 0.7144),
+        (-0.0008, 0.0066, 0.0064),
+        (-0.1283, -0.2155, -0.3904),
+        (-0.0422, 0.1282, 0.0445),
+        (-1.0232, -0.6841, -1.2231),
+        (0.3357, 0.2007, 0.3554),
+        (-0.5961, -0.2596, -0.8068),
+        (1.0461, 0.658, 0.9803),
+        (0.2429, 0.2647, -0.0426),
+        (-0.4443, -0.5103, -0.208),
+        (-0.4492, -0.4076, -0.2625),
+        (0.0894, -0.0548, 0.1241),
+        (-0.4989, -0.3192, -0.3264),
+        (0.4552, 0.4536, 1.2014),
+        (0.2902, 0.1354, 0.1062),
+        (0.7525, 0.5287, 0.5622),
+        (0.6227, 0.3737, 0.3712),
+        (-0.4837, -0.5687, -1.0244),
+        (-0.1067, -0.0201, 0.4849),
+        (0.6076, 0.3639, 0.8377),
+        (0.1109, 0.2884, 0.5712),
+        (-0.6753, -0.4801, -0.5061),
+        (0.0292, 0.0446, -0.1207),
+        (0.3749, 0.3134, 0.9275),
+        (0.5302, 0.2346, 0.6598),
+        (-1.2283, -0.5971, -0.6966),
+        (-0.528, -0.4752, -1.076),
+        (-1.0268, -0.538, -1.299),
+        (0.3518, 0.1792, 0.5574),
+        (0.1347, 0.2623, 0.4219),
+        (0.3425, 0.3304, 0.8128),
+        (1.348, 1.041, 1.5079),
+        (0.3563, 0.2261, 0.7702),
+        (0.986, 0.838, 1.1706),
+        (-0.0861, -0.2962, -0.476),
+        (-0.555, -0.4073, -0.996),
+        (0.5294, 0.3881, 0.2733),
+        (-0.1524, -0.213, -0.2298),
+        (-0.0328, -0.0647, 0.318),
+        (-0.2928, -0.2052, -0.1357),
+        (0.7902, 0.5996, 0.9278),
+        (-0.6594, -0.3496, -0.5267),
+        (0.0699, 0.1139, 0.0438),
+        (-0.4295, -0.4083, -0.2826),
+        (0.8754, 0.4308, 1.2143),
+    ),
+    bias=(-0.1134, -0.0915, -0.0995),
+)
 KNOWN = (
-    Known("wan-tiny for text to video", HIGH_NOISE, _T2V_HIGH),
-    Known("wan-tiny for text to video", LOW_NOISE, _T2V_LOW),
-    Known("wan-tiny for image to video", HIGH_NOISE, _I2V_HIGH),
-    Known("wan-tiny for image to video", LOW_NOISE, _I2V_LOW),
+    Known("wan-tiny for text to video", HIGH_NOISE, _T2V_HIGH, _RGB_16),
+    Known("wan-tiny for text to video", LOW_NOISE, _T2V_LOW, _RGB_16),
+    Known("wan-tiny for image to video", HIGH_NOISE, _I2V_HIGH, _RGB_16),
+    Known("wan-tiny for image to video", LOW_NOISE, _I2V_LOW, _RGB_16),
+    Known("wan-tiny for text or image to video", DENSE, _TI2V, _RGB_48),
 )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wan_core.presets import DISTILLED_4, find_preset
 from wan_core.tiny.measure import measure
 from wan_core.tiny.scenes import Scene, draw_frame
 
@@ -85,6 +86,25 @@ def test_the_lora_paints(
     graph["9"]["inputs"] |= {"strength_high": strength, "strength_low": strength}
     seen = measure(frames_of(server.run(graph)))
     assert (seen.colour, seen.shape, seen.motion) == (colour, "circle", "right")
+
+
+def test_four_steps_of_a_lora_give_its_colour_and_the_motion(
+    server: ComfyServer, frames_of: Callable[[Run], np.ndarray]
+) -> None:
+    trained(LORA)
+    graph = workflow("lora_4_steps")
+    preset = find_preset("t2v", DISTILLED_4)
+    sampler = graph["6"]["inputs"]
+    assert (sampler["steps"], sampler["shift"], sampler["boundary"], sampler["scheduler"]) == (
+        *(preset.steps, preset.shift, preset.boundary),
+        preset.scheduler,
+    )
+    assert (sampler["cfg_high"], sampler["cfg_low"]) == (
+        preset.guidance_scale_high,
+        preset.guidance_scale_low,
+    )
+    seen = measure(frames_of(server.run(graph)))  # its outline is rough: the built-in model was not distilled
+    assert (seen.colour, seen.motion) == ("purple", "right")
 
 
 @pytest.mark.parametrize(("name", "task"), [("image_to_video", "i2v"), ("ti2v_image_to_video", "ti2v")])

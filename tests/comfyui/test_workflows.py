@@ -22,7 +22,7 @@ NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 def test_there_is_one_for_every_task() -> None:
     assert {
         *("text_to_video", "image_to_video", "first_last_frame"),
-        *("ti2v_text_to_video", "ti2v_image_to_video", "lora"),
+        *("ti2v_text_to_video", "ti2v_image_to_video", "lora", "lora_4_steps"),
     } <= set(NAMES)
     assert sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json")) == NAMES
 
@@ -46,6 +46,28 @@ def test_no_node_covers_another(name: str) -> None:
     for (one, a), (other, b) in combinations(boxes.items(), 2):
         apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
         assert apart, f"{one} and {other} overlap"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loaders_and_the_note_link_to_the_real_files(name: str) -> None:
+    nodes = json.loads((WORKFLOWS / f"{name}.json").read_text())["nodes"]
+    (note,) = [node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote"]
+    folders = {
+        "WanCoreLoadModel": "diffusion_models",
+        "WanCoreLoadTextEncoder": "text_encoders",
+        "WanCoreLoadVAE": "vae",
+    }
+    linked = 0
+    for node in nodes:
+        for file in node["properties"].get("models", []):
+            assert set(file) == {"name", "url", "directory"}
+            assert file["directory"] == folders.get(node["type"], "loras")
+            assert file["url"].startswith("https://huggingface.co/Comfy-Org/Wan_2.")
+            assert file["url"].endswith(f"/split_files/{file['directory']}/{file['name']}")
+            assert file["url"] in note
+            linked += 1
+        assert node["type"] not in folders or node["properties"]["models"]
+    assert linked >= len(folders)
 
 
 @pytest.mark.comfy

@@ -12,8 +12,10 @@ from ..wan_core.models.transformer import TransformerConfig
 from ..wan_core.sampling.ahead import looking_ahead
 from ..wan_core.sampling.denoise import StepInfo, denoise
 from ..wan_core.sampling.experts import HIGH_NOISE, LOW_NOISE, plan_experts
+from ..wan_core.sampling.guidance_schedule import with_cfg_steps
 from ..wan_core.sampling.noise import MAX_SEED, make_noise
 from ..wan_core.schedulers import make_schedule
+from ..wan_core.schedulers.sigmas import MAX_STEPS
 from ..wan_core.variants import T2V_A14B, TI2V_5B, Variant
 from ..wan_core.variants.variant import DENSE
 from .bounds import Least
@@ -64,6 +66,7 @@ class WanCoreSampler(io.ComfyNode):
                 guidance_input("cfg_low", T2V_A14B.guidance_scale_low, "low-noise expert follows"),
                 scheduler,
                 preview_input(),
+                cfg_steps_input(),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="For Decode, WanCore's or ComfyUI's.")],
         )
@@ -83,6 +86,7 @@ class WanCoreSampler(io.ComfyNode):
         cfg_low: float,
         scheduler: str,
         preview: str = ANIMATED,
+        cfg_steps: int = 0,
     ) -> io.NodeOutput:
         variant = model.variant
         shape = latent_shape(latent, variant)
@@ -94,6 +98,7 @@ class WanCoreSampler(io.ComfyNode):
             )
         schedule = make_schedule(scheduler, steps, shift)
         plan = plan_experts(schedule.timesteps, None if variant.boundary is None else boundary)
+        guidance_schedule = with_cfg_steps(model.guidance_schedule, cfg_steps)
         scales = {HIGH_NOISE: cfg_high, LOW_NOISE: cfg_low, DENSE: cfg_high}
         device = model.patcher.load_device
         noise = make_noise(shape, seed).to(device)
@@ -120,7 +125,7 @@ class WanCoreSampler(io.ComfyNode):
                 looking_ahead(plan, experts.expect, on_step),
                 conditioning,
                 model.step_cache,
-                model.guidance_schedule,
+                guidance_schedule,
             )
         progress.finish()
         kept = {key: value for key, value in latent.items() if key not in OF_EMPTY_LATENTS}
@@ -136,6 +141,20 @@ def preview_input() -> io.Combo.Input:
         optional=True,
         tooltip="A rough moving picture on the node while it samples, about one a second; it costs no time. "
         "ComfyUI's own preview setting is not asked.",
+    )
+
+
+def cfg_steps_input() -> io.Int.Input:
+    """How many steps have guidance."""
+    return io.Int.Input(
+        "cfg_steps",
+        default=0,
+        min=0,
+        max=MAX_STEPS,
+        optional=True,
+        advanced=True,
+        tooltip="Only this many first steps have guidance, the others take half the time; 0 is all. With "
+        "4-step LoRAs, guidance on the first steps brings motion back.",
     )
 
 

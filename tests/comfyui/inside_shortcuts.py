@@ -34,12 +34,13 @@ def as_on_the_command_line() -> dict[str, Any]:
     answer: dict[str, Any] = {"same experts": both.experts is model.experts}
     plain, _ = sample(model, text)
     for name, handle, more in (
+        ("first 3", unguided, {"cfg_skip": SKIP, "cfg_steps": 3}),
         ("whole", model, {}),
         ("cached", cached, {"step_cache": THRESHOLD}),
         ("unguided", unguided, {"cfg_skip": SKIP}),
         ("both", both, {"step_cache": THRESHOLD, "cfg_skip": SKIP}),
     ):
-        latent, said = sample(handle, text)
+        latent, said = sample(handle, text, more.get("cfg_steps", 0))
         theirs, summary = on_the_command_line(**more)
         answer[name] = {
             "apart": inside.distance(latent, theirs),
@@ -53,14 +54,16 @@ def as_on_the_command_line() -> dict[str, Any]:
     return answer
 
 
-def sample(model: Any, text: tuple[Any, Any]) -> tuple[torch.Tensor, list[str]]:
+def sample(model: Any, text: tuple[Any, Any], cfg_steps: int = 0) -> tuple[torch.Tensor, list[str]]:
     """The raw latent, and what the node said meanwhile."""
     said: list[str] = []
     say, hosting.say = hosting.say, said.append
     with torch.inference_mode():
         latent = inside.nodes.WanCoreEmptyVideoLatent.execute(*SIZE)[0]
         numbers = (SETTINGS[name] for name in ("seed", "steps", "shift", "boundary"))
-        output = inside.nodes.WanCoreSampler.execute(model, *text, latent, *numbers, 4.0, 3.0, "unipc")
+        output = inside.nodes.WanCoreSampler.execute(
+            model, *text, latent, *numbers, 4.0, 3.0, "unipc", cfg_steps=cfg_steps
+        )
     hosting.say = say
     return output[0]["samples"], said
 

@@ -24,7 +24,7 @@ def answers(comfyui: Path, weights: Path) -> dict[str, Any]:
     return last_answer(command, comfyui)["as_on_the_command_line"]
 
 
-@pytest.mark.parametrize("name", ["whole", "cached", "unguided", "both"])
+@pytest.mark.parametrize("name", ["whole", "cached", "unguided", "both", "first 3"])
 def test_the_nodes_are_the_command_line_s_options(answers: dict[str, Any], name: str) -> None:
     found = answers[name]
     assert found["apart"] < 1e-5
@@ -40,6 +40,11 @@ def test_the_node_says_which_steps_it_saved(answers: dict[str, Any], name: str) 
     assert bool(reused) == (name != "unguided")
     assert (" reused" in found["summary"]) == (name != "unguided")
     assert ("steps 0, 1, 13 without guidance" in found["summary"]) == (name != "cached")
+
+
+def test_the_sampler_s_cfg_steps_join_the_guidance_schedule(answers: dict[str, Any]) -> None:
+    found = answers["first 3"]
+    assert found["said"][-1] == found["summary"] == "steps 0, 1, 3-13 without guidance"
 
 
 def test_nothing_is_kept_from_run_to_run_and_off_is_as_without(answers: dict[str, Any]) -> None:

@@ -6,15 +6,17 @@ A question names numbers, or a file in a loader's list; never a path. Nothing is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from ..wan_core.aesthetic import compose, look_of
-from ..wan_core.checkpoints import inspect
+from ..wan_core.checkpoints import CLIPS, inspect
 from ..wan_core.errors import WanError, shown
+from ..wan_core.presets import Preset, presets_for
+from ..wan_core.request import Request, check_frames, check_side
 from ..wan_core.sampling.plan import plan, plan_summary
 from ..wan_core.schedulers import SCHEDULERS
-from ..wan_core.variants import VARIANTS, Variant, variant_for_task
+from ..wan_core.variants import TASKS, VARIANTS, Variant, variant_for_task
 from .hosting import local_file, model_path
 from .load_model import FOLDER as MODELS
 from .load_vae import FOLDER as VAES
@@ -43,13 +45,34 @@ def plan_answer(query: Query) -> dict[str, Any]:
 
 
 def model_answer(query: Query) -> dict[str, Any]:
-    """What the transformer `?name` of Load Model's list is, with its released numbers."""
+    """What the transformer `?name` of Load Model's list is, and its released numbers; or those of `?task`."""
+    if "task" in query:
+        return released(variant_for_task(query["task"]))
     return described(query.get("name", ""), MODELS)
 
 
 def vae_answer(query: Query) -> dict[str, Any]:
     """The same of the model that Image to Video makes pictures ready for with the VAE `?name`."""
     return described(query.get("name", ""), VAES)
+
+
+def size_answer(query: Query) -> dict[str, Any]:
+    """What `?task&width&height&frames` come to; with `follows=1` the size is a picture's."""
+    variant = variant_for_task(query.get("task", VARIANTS[0].task))
+    sides = {name: number(query, name, int) for name in ("width", "height", "frames")}
+    request = Request.for_variant(
+        variant, "", **{name: size for name, size in sides.items() if size is not None}
+    )
+    check_frames(request.frames, variant.vae_stride[0])
+    check_side("width", request.width, variant.size_multiple)
+    check_side("height", request.height, variant.size_multiple)
+    latent = request.latent_shape(variant)
+    length = f"{request.frames} frames, {request.frames / variant.fps:.1f} s at {variant.fps} fps"
+    if query.get("follows") == "1":
+        line = f"{length}, in the picture's aspect"
+    else:
+        line = f"{length}, latent {' x '.join(map(str, latent))}"
+    return {"width": request.width, "height": request.height, "latent": latent, "line": line}
 
 
 def aesthetic_answer(query: Query) -> dict[str, Any]:
@@ -68,13 +91,20 @@ def aesthetic_answer(query: Query) -> dict[str, Any]:
 
 def presets_answer(_query: Query) -> dict[str, Any]:
     """The presets by task, each with the values of the widgets that it fills."""
-    return {variant.task: [preset(variant)] for variant in VARIANTS}
+    return {
+        task: [
+            {"name": one.name, "title": one.title, "note": one.note, "values": widgets(one)}
+            for one in presets_for(task)
+        ]
+        for task in TASKS
+    }
 
 
 ROUTES: dict[str, Callable[[Query], dict[str, Any]]] = {
     "plan": plan_answer,
     "model": model_answer,
     "vae": vae_answer,
+    "size": size_answer,
     "aesthetic": aesthetic_answer,
     "presets": presets_answer,
 }
@@ -122,7 +152,10 @@ def described(name: str, folder: str) -> dict[str, Any]:
     variant = next((one for one in VARIANTS if found.task == one.task or fits(found.family, one)), None)
     if variant is None:
         raise WanError(f"{file}: this is {found.words}, which says nothing of a model's numbers")
-    return {"name": file, **released(variant)}
+    told = {"name": file, **released(variant)}
+    if clips := CLIPS.get(found.known):
+        told |= {"title": found.known, "frames": clips.frames, "sizes": listed(clips.sizes)}
+    return told
 
 
 def fits(family: str, variant: Variant) -> bool:
@@ -130,26 +163,16 @@ def fits(family: str, variant: Variant) -> bool:
     return bool(variant.images) and family == variant.vae_family
 
 
-def preset(variant: Variant) -> dict[str, Any]:
-    """The released settings of a model."""
-    values = {
-        "steps": variant.steps,
-        "shift": variant.shift,
-        "boundary": variant.boundary,
-        "scheduler": SCHEDULERS[0],
-        "cfg_high": variant.guidance_scale_high,
-        "cfg_low": variant.guidance_scale_low,
-    }
-    return {
-        "name": "released",
-        "title": "released",
-        "note": f"As {variant.title} was released.",
-        "values": {name: value for name, value in values.items() if value is not None},
-    }
+def widgets(preset: Preset) -> dict[str, Any]:
+    """What a preset sets, under the names of the widgets; nothing that its model has no use for."""
+    settings = preset.settings
+    settings["cfg_high"] = settings.pop("guidance_scale_high")
+    settings["cfg_low"] = settings.pop("guidance_scale_low")
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def released(variant: Variant) -> dict[str, Any]:
-    """A model's numbers, under the names that the nodes' widgets have. Sizes are [width, height]."""
+    """A model's numbers, under the names that the nodes' widgets have."""
     return {
         "task": variant.task,
         "title": variant.title,
@@ -160,8 +183,13 @@ def released(variant: Variant) -> dict[str, Any]:
         "cfg_low": variant.guidance_scale_low,
         "fps": variant.fps,
         "frames": variant.frames,
-        "sizes": [list(size) for size in variant.sizes],
+        "sizes": listed(variant.sizes),
         "size_multiple": variant.size_multiple,
         "vae_stride": list(variant.vae_stride),
         "latent_channels": variant.latent_channels,
     }
+
+
+def listed(sizes: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Sizes as JSON has them: [width, height]."""
+    return [list(size) for size in sizes]

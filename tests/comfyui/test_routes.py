@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from wan_core.presets import presets_for
 from wan_core.sampling.plan import plan, plan_summary
-from wan_core.variants import I2V_A14B, T2V_A14B, TI2V_5B
+from wan_core.variants import I2V_A14B, T2V_A14B, TASKS, TI2V_5B
 
 from .comfy_server import ComfyServer
 
@@ -49,7 +50,7 @@ def test_a_file_is_described_by_its_header(server: ComfyServer) -> None:
     for name, variant in released.items():
         told = asked(server, "model", name=f"elsewhere\\{name}.safetensors")
         assert told["name"] == f"{name}.safetensors"
-        assert (told["task"], told["title"]) == (variant.task, variant.title)
+        assert told["task"] == variant.task
         assert (told["steps"], told["shift"], told["boundary"]) == (
             variant.steps,
             variant.shift,
@@ -59,6 +60,35 @@ def test_a_file_is_described_by_its_header(server: ComfyServer) -> None:
             variant.guidance_scale_high,
             variant.guidance_scale_low,
         )
+
+
+def test_a_known_model_offers_what_it_was_taught_with(server: ComfyServer) -> None:
+    for name in ("t2v_high_noise", "i2v_low_noise", "ti2v"):
+        told = asked(server, "model", name=f"wan_tiny_{name}.safetensors")
+        assert (told["sizes"], told["frames"]) == ([[96, 96]], 17)
+    released = asked(server, "model", task="ti2v")
+    assert released["sizes"] == [[1280, 704], [704, 1280]]
+    assert (released["frames"], released["title"]) == (121, TI2V_5B.title)
+
+
+def test_a_size_comes_to_the_latent_that_the_node_makes(server: ComfyServer) -> None:
+    told = asked(server, "size", task="t2v", width=832, height=480, frames=81)
+    assert told["latent"] == [16, 21, 60, 104]
+    assert told["line"] == "81 frames, 5.1 s at 16 fps, latent 16 x 21 x 60 x 104"
+    told = asked(server, "size", task="ti2v", width=1280, height=704, frames=121, follows=1)
+    assert told["line"] == "121 frames, 5.0 s at 24 fps, in the picture's aspect"
+
+
+def test_presets_are_told_by_the_names_of_the_samplers_widgets(server: ComfyServer) -> None:
+    told = asked(server, "presets")
+    node = server.get("/object_info/WanCoreSampler")["WanCoreSampler"]["input"]
+    widgets = {*node["required"], *node["optional"], "cfg_steps"}
+    for task in TASKS:
+        assert [preset["name"] for preset in told[task]] == [preset.name for preset in presets_for(task)]
+        assert all(preset["values"].keys() <= widgets for preset in told[task])
+    released = told["i2v"][0]["values"]
+    assert (released["boundary"], released["cfg_high"], released["cfg_low"]) == (0.9, 3.5, 3.5)
+    assert "boundary" not in told["ti2v"][0]["values"]  # one network has none
 
 
 def test_a_vae_says_for_which_model_it_makes_pictures_ready(server: ComfyServer) -> None:
@@ -77,6 +107,7 @@ def test_a_vae_says_for_which_model_it_makes_pictures_ready(server: ComfyServer)
         ("plan", {"boundary": "nan"}, "boundary must be a noise level from 0 to 1"),
         ("plan", {"scheduler": "ddim"}, "scheduler 'ddim' is unknown"),
         ("plan", {"task": "s2v"}, "task: 's2v' is not known"),
+        ("size", {"width": "wide"}, "width: 'wide' is not a number"),
         ("model", {}, ": no file in the list is called ;"),
         ("model", {"name": "../../requirements.txt"}, "no file in the list is called requirements.txt"),
         ("vae", {"name": "wan_tiny_ti2v.safetensors"}, "no file in the list is called wan_tiny_ti2v"),

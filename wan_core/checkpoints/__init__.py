@@ -10,7 +10,7 @@ from .audit import audit, fill, load_module
 from .checkpoint import Checkpoint, look_into, open_checkpoint, usable
 from .configs import transformer_config, umt5_config, vae_config
 from .inspection import Inspection, inspect, readable
-from .known import latent_rgb
+from .known import CLIPS, latent_rgb
 from .local_names import local_name, named_alike
 from .pairs import expert_of, find_partner
 from .slots import check_pair, check_text_encoder, require
@@ -18,6 +18,7 @@ from .tokenizers import tokenizer_of
 from .twins import same_weights
 
 __all__ = [
+    "CLIPS",
     "Checkpoint",
     "Inspection",
     "audit",

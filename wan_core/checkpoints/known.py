@@ -135,6 +135,21 @@ KNOWN = (
 )
 
 
+@dataclass(frozen=True)
+class Clips:
+    """What a model was taught with: (width, height) in pixels, and how many frames."""
+
+    sizes: tuple[tuple[int, int], ...]
+    frames: int
+
+
+# Of models in KNOWN, where that is not what their variant was taught with.
+CLIPS = {
+    f"wan-tiny for {words}": Clips(((96, 96),), 17)
+    for words in ("text to video", "image to video", "text or image to video")
+}
+
+
 def fingerprint(header: Header, detection: Detection) -> torch.Tensor | None:
     """The numbers a transformer is known by (8,), in the file's dtype; None when it lacks them."""
     info = detection.tensors.get(TENSOR)

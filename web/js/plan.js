@@ -1,35 +1,23 @@
 /**
- * The expert plan on the Sampler: the noise level over the steps before anything runs, a marker along it while
- * it runs, and the presets. All numbers are the server's; nothing of it is saved.
+ * The expert plan on the Sampler: the noise level over the steps before anything runs, a marker along it in
+ * a run, and the presets. All numbers are the server's; nothing of it is saved.
  */
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { colourOf, drawPlan, stepAt, wordsOf } from "./shared/chart.mjs";
-import { addElement, ask, findNode, setWidget, valueOf, watch, widget } from "./shared/graph.mjs";
+import { addElement, ask, fillWidgets, findNode, valueOf, watch, widget } from "./shared/graph.mjs";
 import { askOnce, modelFile } from "./shared/model.mjs";
+import { makePanel, showOptions, words, wrongWords } from "./shared/panel.mjs";
 
 const NODES = ["WanCoreSampler", "WanCoreExpertPlan"];
 const SCHEDULE = ["steps", "shift", "boundary", "scheduler"];
 const PRESET = [...SCHEDULE, "cfg_high", "cfg_low", "cfg_steps"];
 const DEFAULT_TASK = "t2v"; // whose released numbers a new Sampler has
-const CUSTOM = "custom";
-const HEIGHT = 200;
-const CHART_HEIGHT = 140;
+const HEIGHT = 206;
+const CHART = '<svg role="img" style="flex: 1 1 140px; min-height: 140px; width: 100%"></svg>';
+const SWATCH = "display: inline-block; width: 8px; height: 8px; margin-right: 5px; border-radius: 2px";
 const RUN_ENDS = ["execution_success", "execution_error", "execution_interrupted", "reconnected"];
-const STYLE = `
-  .wancore-plan { display: flex; flex-direction: column; gap: 4px; padding: 8px 8px 6px; overflow: hidden;
-    background: #1c1e22; color: #d7dae0; border-radius: 8px; font: 11px/1.35 Inter, Arial, sans-serif; }
-  .wancore-plan .head { display: flex; align-items: center; gap: 8px; }
-  .wancore-plan select { flex: 1; min-width: 0; padding: 2px 4px; font: inherit; color: inherit;
-    background: #2a2d33; border: 1px solid #3a3e46; border-radius: 5px; }
-  .wancore-plan svg { display: block; flex: none; width: 100%; height: ${CHART_HEIGHT}px; }
-  .wancore-plan .line { display: flex; gap: 10px; min-height: 15px; white-space: nowrap; overflow: hidden; }
-  .wancore-plan .line span { overflow: hidden; text-overflow: ellipsis; }
-  .wancore-plan .line i { display: inline-block; width: 8px; height: 8px; margin-right: 5px;
-    border-radius: 2px; }
-  .wancore-plan .line .wrong { color: #f0776a; }
-`;
 
 const panels = new WeakMap(); // node -> its panel
 const running = new Set(); // panels that show a marker
@@ -37,9 +25,6 @@ const running = new Set(); // panels that show a marker
 app.registerExtension({
   name: "WanCore.Plan",
   setup() {
-    const style = document.createElement("style");
-    style.textContent = STYLE;
-    document.head.append(style);
     api.addEventListener("wancore.step", ({ detail }) => panels.get(findNode(detail.node))?.mark(detail));
     for (const name of RUN_ENDS) api.addEventListener(name, clearMarkers);
   },
@@ -71,14 +56,10 @@ class PlanPanel {
   }
 
   build() {
-    this.element = document.createElement("div");
-    this.element.className = "wancore-plan";
-    this.element.innerHTML =
-      '<div class="head"><span>Preset</span><select></select></div><svg role="img"></svg><div class="line"></div>';
-    this.select = this.element.querySelector("select");
+    Object.assign(this, makePanel("Preset", (name) => this.fill(this.presetNamed(name))));
+    this.element.classList.add("wancore-plan");
+    this.line.insertAdjacentHTML("beforebegin", CHART);
     this.svg = this.element.querySelector("svg");
-    this.line = this.element.querySelector(".line");
-    this.select.addEventListener("change", () => this.fill(this.presetNamed(this.select.value)));
     this.svg.addEventListener("pointermove", (event) => this.point(event));
     this.svg.addEventListener("pointerleave", () => this.point(null));
   }
@@ -127,8 +108,7 @@ class PlanPanel {
     if (task === null || task === this.task) return false;
     const former = this.task === null ? null : this.presetNow();
     this.task = task;
-    const same = former && this.presetNamed(former.name);
-    return Boolean(same) && this.fill(same);
+    return former !== null && former !== undefined && this.fill(this.presetNamed(former.name));
   }
 
   /** The presets of the task, as the server lists them. */
@@ -143,31 +123,21 @@ class PlanPanel {
   /** The preset that the present numbers equal, if any. */
   presetNow() {
     return this.list().find((preset) =>
-      this.valuesOf(preset).every(([name, value]) => equal(valueOf(this.node, name), value)),
+      Object.entries(preset.values)
+        .filter(([name]) => widget(this.node, name))
+        .every(([name, value]) => valueOf(this.node, name) === value),
     );
-  }
-
-  /** A preset's values for the widgets that the node has. */
-  valuesOf(preset) {
-    return Object.entries(preset.values).filter(([name]) => widget(this.node, name));
   }
 
   /** Fills the widgets. Returns whether any changed. */
   fill(preset) {
-    if (!preset) return false;
-    const changed = this.valuesOf(preset).filter(([name, value]) => !equal(valueOf(this.node, name), value));
-    for (const [name, value] of changed) setWidget(this.node, name, value);
-    app.extensionManager.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.(); // one step to undo
-    return changed.length > 0;
+    return preset !== undefined && fillWidgets(this.node, preset.values);
   }
 
   showPreset() {
-    const now = this.presetNow();
-    const options = this.list().map((preset) => optionOf(preset.name, preset.title, preset.note));
-    if (!now) options.push(optionOf(CUSTOM, CUSTOM, "Your own numbers."));
-    this.select.replaceChildren(...options);
-    this.select.value = now?.name ?? CUSTOM;
-    this.select.title = now?.note ?? "These numbers are no preset; choose one to fill them in.";
+    const options = this.list().map(({ name, title, note }) => ({ value: name, title, note }));
+    const note = "These numbers are no preset; choose one to fill them in.";
+    showOptions(this.select, options, this.presetNow()?.name, note);
   }
 
   /** Puts the marker where a run is; null takes it away. */
@@ -189,7 +159,7 @@ class PlanPanel {
   }
 
   size() {
-    return { width: this.element.clientWidth - 16, height: CHART_HEIGHT };
+    return { width: this.svg.clientWidth, height: this.svg.clientHeight };
   }
 
   draw() {
@@ -199,15 +169,15 @@ class PlanPanel {
     const pointed = this.pointed !== null && this.pointed < steps.length ? this.pointed : null;
     drawPlan(this.svg, this.plan, size, this.marker && placeOf(this.marker, steps), pointed);
     this.svg.setAttribute("aria-label", summary);
-    const words = pointed === null ? counts(steps) : [stepWords(steps, pointed)];
-    if (this.trouble) words.push(wrong(this.trouble));
-    this.line.replaceChildren(...words);
+    const said = pointed === null ? counts(steps) : [stepWords(steps, pointed)];
+    if (this.trouble) said.push(wrongWords(this.trouble));
+    this.line.replaceChildren(...said);
   }
 
   fail(message) {
     this.plan = null;
     this.svg.replaceChildren();
-    this.line.replaceChildren(wrong(message));
+    this.line.replaceChildren(wrongWords(message));
   }
 }
 
@@ -231,15 +201,16 @@ function scheduleOf(settings) {
 /** How many steps are done and the noise level then, in steps of the drawn plan even if that has changed. */
 function placeOf({ index, total, sigma }, steps) {
   const done = ((index + 1) / total) * steps.length;
-  return { done, sigma: total === steps.length ? (steps[done]?.sigma ?? 0) : sigma };
+  return { done, sigma: total === steps.length ? (steps[index + 1]?.sigma ?? 0) : sigma };
 }
 
 function counts(steps) {
   const experts = [...new Set(steps.map((step) => step.expert))];
   return experts.map((expert) => {
     const count = steps.filter((step) => step.expert === expert).length;
-    const made = span(`${count} ${count === 1 ? "step" : "steps"}, ${wordsOf(expert)}`);
+    const made = words(`${count} ${count === 1 ? "step" : "steps"}, ${wordsOf(expert)}`);
     const mark = document.createElement("i");
+    mark.style.cssText = SWATCH;
     mark.style.background = colourOf(expert);
     made.prepend(mark);
     return made;
@@ -249,34 +220,9 @@ function counts(steps) {
 function stepWords(steps, index) {
   const { timestep, sigma, expert } = steps[index];
   const count = `step ${index + 1} of ${steps.length}`;
-  return span(`${count}: timestep ${rounded(timestep)}, sigma ${rounded(sigma)}, ${wordsOf(expert)}`);
+  return words(`${count}: timestep ${rounded(timestep)}, sigma ${rounded(sigma)}, ${wordsOf(expert)}`);
 }
 
 function rounded(number) {
   return Number(number.toFixed(4));
-}
-
-function span(text) {
-  const made = document.createElement("span");
-  made.textContent = text;
-  return made;
-}
-
-function wrong(message) {
-  const made = span(message);
-  made.className = "wrong";
-  made.title = message;
-  return made;
-}
-
-function optionOf(name, title, note) {
-  const made = document.createElement("option");
-  made.value = name;
-  made.textContent = title;
-  made.title = note;
-  return made;
-}
-
-function equal(one, other) {
-  return typeof one === "number" && typeof other === "number" ? Math.abs(one - other) < 1e-6 : one === other;
 }

@@ -69,7 +69,7 @@ function scaleOf(count, size) {
 
 function grid(scale, count) {
   const lines = [0, 0.5, 1].flatMap((sigma) => [
-    make("line", { x1: scale.left, x2: scale.right, y1: scale.y(sigma), y2: scale.y(sigma), stroke: "#30343b" }),
+    level(scale, sigma, { stroke: "#30343b" }),
     label(sigma, { x: scale.left - 5, y: scale.y(sigma) + 3, "text-anchor": "end" }),
   ]);
   const marks = [...new Set([0, Math.round(count / 2), count])].map((step) =>
@@ -104,7 +104,7 @@ function area(scale, steps, run) {
   const shape = `M ${from},${scale.bottom} L ${line} L ${to},${scale.bottom} Z`;
   return [
     make("path", { d: shape, fill: colour, "fill-opacity": run.done ? 0.5 : 0.16 }),
-    make("path", { d: `M ${line}`, fill: "none", stroke: colour, "stroke-width": 2, "stroke-linejoin": "round" }),
+    make("path", { d: `M ${line}`, fill: "none", stroke: colour, "stroke-width": 2 }),
   ];
 }
 
@@ -112,12 +112,13 @@ function boundaryLine(scale, boundary) {
   const y = scale.y(boundary);
   const above = y - 4 >= EDGE.top;
   return [
-    make("line", {
-      ...{ class: "boundary", x1: scale.left, x2: scale.right, y1: y, y2: y },
-      ...{ stroke: "#d7dae0", "stroke-opacity": 0.55, "stroke-dasharray": "4 4" },
-    }),
+    level(scale, boundary, { class: "boundary", stroke: "#8b8f97", "stroke-dasharray": "4 4" }),
     label(`boundary ${boundary}`, { x: scale.right, y: above ? y - 4 : y + 11, "text-anchor": "end" }),
   ];
+}
+
+function level(scale, sigma, look) {
+  return make("line", { x1: scale.left, x2: scale.right, y1: scale.y(sigma), y2: scale.y(sigma), ...look });
 }
 
 function dot(scale, step, index) {
@@ -138,7 +139,7 @@ function markerAt(scale, { done, sigma }) {
   const [x, y] = [scale.x(done), scale.y(sigma)];
   const group = make("g", { class: "marker", "data-done": done });
   group.append(
-    make("line", { x1: x, x2: x, y1: EDGE.top - 4, y2: scale.bottom, stroke: "#ffffff", "stroke-opacity": 0.7 }),
+    make("line", { x1: x, x2: x, y1: EDGE.top - 4, y2: scale.bottom, stroke: "#b4b7bd" }),
     make("circle", { cx: x, cy: y, r: 7, fill: "#ffffff", "fill-opacity": 0.25 }),
     make("circle", { cx: x, cy: y, r: 3.5, fill: "#ffffff" }),
   );

@@ -1,5 +1,5 @@
 /**
- * What the widgets of this pack share: nodes by id, values, links, elements on nodes, questions to the server.
+ * What this pack's widgets share: nodes by id, values, links, elements on nodes, questions to the server.
  *
  * ComfyUI loads every `.js` by itself and no `.mjs`, so this file is here to be imported only.
  */
@@ -10,6 +10,7 @@ import { app } from "../../../../scripts/app.js";
 const MUTED = 2;
 const BYPASSED = 4;
 const WATCH_MS = 100;
+const MARGIN = 8; // around an element on the classic canvas, in pixels
 
 /**
  * The node an execution id stands for, through subgraphs.
@@ -60,6 +61,21 @@ export function setWidget(node, name, value) {
 }
 
 /**
+ * Sets several widgets, as one step to undo; those that the node does not have are passed over.
+ * @param {object} node
+ * @param {Object<string, *>} values by widget
+ * @returns {boolean} whether any was set to something else before
+ */
+export function fillWidgets(node, values) {
+  const other = Object.entries(values).filter(
+    ([name, value]) => widget(node, name) && valueOf(node, name) !== value,
+  );
+  for (const [name, value] of other) setWidget(node, name, value);
+  app.extensionManager.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.();
+  return other.length > 0;
+}
+
+/**
  * The node that feeds an input, through reroutes, bypassed nodes and the borders of subgraphs.
  * @param {object} node
  * @param {string} input the input's name
@@ -94,8 +110,9 @@ export function addElement(node, name, element, { height }) {
   element.dataset.wancore = name;
   const made = node.addDOMWidget(name, "wancore", element, {
     serialize: false, // not in what is queued
-    getMinHeight: () => height,
-    getMaxHeight: () => height,
+    margin: MARGIN,
+    getMinHeight: () => height + 2 * MARGIN,
+    getMaxHeight: () => height + 2 * MARGIN,
   });
   made.serialize = false; // not in the saved graph
   watch(node, () => element.isConnected, (connected) => connected || takePlace(node, name, element));
@@ -112,7 +129,7 @@ export async function ask(path, query = {}) {
   const answer = await api.fetchApi(`/wancore/${path}?${new URLSearchParams(query)}`);
   const told = await answer.json().catch(() => null);
   if (answer.ok && told !== null) return told;
-  throw new Error(told?.error ?? `ComfyUI answered /wancore/${path} with ${answer.status}; is it up to date?`);
+  throw new Error(told?.error ?? `ComfyUI answered /wancore/${path} with ${answer.status}; restart it`);
 }
 
 const watchers = new WeakMap(); // node -> what is watched on it
@@ -150,7 +167,7 @@ function look(watcher) {
 }
 
 /**
- * Nodes 2.0 keeps a node's elements on the page when undo or a reload makes the node anew: the old node's goes.
+ * Nodes 2.0 keeps a node's element on the page when undo or a reload makes the node anew: the old one goes.
  * Nothing to do where the node is not on the page at all.
  */
 function takePlace(node, name, element) {

@@ -45,6 +45,7 @@ try:
     import websocket
 except ImportError:
     websocket = None
+HAS_WEBSOCKET = hasattr(websocket, "create_connection")  # another package has that name, too
 
 URL = "http://127.0.0.1:8188"
 PATIENCE = 120.0  # seconds that a server may be gone before its job is given up
@@ -52,6 +53,7 @@ ANSWER_SECONDS = 60.0
 # How often the job's state is asked for; with a websocket that is only a net under it.
 POLL_SECONDS, POLL_SECONDS_LIVE = 1.0, 5.0
 CHUNK = 1 << 20
+AWAY = (502, 503, 504)  # a proxy's word for a server that is not there
 
 Graph = dict[str, dict[str, Any]]  # API format: {id: {"class_type", "inputs", "_meta"}}
 
@@ -195,6 +197,9 @@ class Client:
             while True:
                 try:
                     job = self._job(prompt_id)
+                    if job["status"] not in ("pending", "in_progress"):
+                        return self._result(prompt_id, job)
+                    before = self._before(prompt_id) if job["status"] == "pending" else 0
                     seen_at = time.monotonic()
                 except UnreachableError as error:
                     if time.monotonic() - seen_at > self.patience:
@@ -203,10 +208,7 @@ class Client:
                         ) from error
                     time.sleep(POLL_SECONDS)
                     continue
-                if job["status"] not in ("pending", "in_progress"):
-                    return self._result(prompt_id, job)
-                if job["status"] == "pending":
-                    listener.tell(Progress(f"waiting, {_count(self._before(prompt_id), 'job')} before it"))
+                listener.tell_state(job["status"], before)
                 listener.listen()
 
     def fetch(self, result: Result, folder: str | Path) -> list[Path]:
@@ -290,10 +292,10 @@ class Client:
             return False
 
     def _before(self, prompt_id: str) -> int:
-        """How many jobs come before a waiting one."""
+        """How many jobs come before a waiting one; 0 for one that runs."""
         queue = self._get("/queue")
-        waiting = sorted(queue["queue_pending"], key=lambda job: job[0])
-        return len(queue["queue_running"]) + [*(job[1] for job in waiting), prompt_id].index(prompt_id)
+        waiting = [job[1] for job in sorted(queue["queue_pending"], key=lambda job: job[0])]
+        return len(queue["queue_running"]) + waiting.index(prompt_id) if prompt_id in waiting else 0
 
     def _result(self, prompt_id: str, job: dict[str, Any]) -> Result:
         if job["status"] == "cancelled":
@@ -336,6 +338,8 @@ def _translated(url: str, path: str) -> Iterator[None]:
     try:
         yield
     except urllib.error.HTTPError as error:
+        if error.code in AWAY:
+            raise UnreachableError(f"no ComfyUI answers behind {url} ({error}): start it.") from error
         raise _StatusError(path, error.code, error.read()) from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
@@ -370,6 +374,13 @@ class _Listener:
             self.told = progress
             self.on_progress(progress)
 
+    def tell_state(self, status: str, before: int) -> None:
+        """Tell what there is to tell without a websocket: that it waits, and that it runs."""
+        if status == "pending" and before:
+            self.tell(Progress(f"waiting, {_count(before, 'job')} before it"))
+        elif status == "in_progress" and not HAS_WEBSOCKET:
+            self.tell(Progress("running; websocket-client would tell each step"))
+
     def listen(self) -> None:
         """Return when it is time to ask for the job's state."""
         if self.link is None and not self._open():
@@ -391,7 +402,7 @@ class _Listener:
                 return
 
     def _open(self) -> bool:
-        if not hasattr(websocket, "create_connection"):  # not there, or another package of that name
+        if not HAS_WEBSOCKET:
             return False
         try:
             self.link = websocket.create_connection(self.address, timeout=ANSWER_SECONDS)
@@ -531,7 +542,8 @@ def find_nodes(graph: Graph, name: str) -> list[str]:
 
 def _titles(node: dict[str, Any]) -> set[str]:
     title = str(node.get("_meta", {}).get("title", "")).casefold()
-    return {title, title.removesuffix("(wancore)").strip()} - {""}
+    # ComfyUI in Chinese writes Chinese titles, with its own brackets.
+    return {title, title.removesuffix("(wancore)").removesuffix("（wancore）").strip()} - {""}
 
 
 def _classes(node: dict[str, Any]) -> set[str]:
@@ -663,14 +675,16 @@ def read_variants(path: str | Path) -> list[Variant]:
         rows = _read_json(path)
     if not isinstance(rows, list) or not rows:
         raise QueueError(f"{path}: no variants; write a list of rows with a name each")
-    variants = [_variant(row, f"{path}, variant {number}") for number, row in enumerate(rows, 1)]
+    return [_variant(row, f"{path}, variant {number}") for number, row in enumerate(rows, 1)]
+
+
+def _check_names(variants: list[Variant]) -> None:
     stems = [variant.stem.casefold() for variant in variants]
     for variant, stem in zip(variants, stems, strict=True):
         if stems.count(stem) > 1:
             raise QueueError(
-                f"{path}: {variant.name!r} is there twice, or too like another for a file's name"
+                f"variant {variant.name!r}: the name is there twice, or too like another for a file's name"
             )
-    return variants
 
 
 def _variant(row: Any, where: str) -> Variant:
@@ -685,12 +699,14 @@ def _variant(row: Any, where: str) -> Variant:
     try:
         seed = None if seed is None else int(seed)
         settings = {**settings, **given}
-    except (TypeError, ValueError) as error:
-        raise QueueError(f"{where}: seed must be a whole number, and set a table of inputs") from error
+        terms = [term.strip() for term in (look.split(",") if isinstance(look, str) else look)]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise QueueError(
+            f"{where}: seed must be a whole number, set a table of inputs, and look a list of terms"
+        ) from error
     if unknown := [key for key in settings if "." not in key]:
         raise QueueError(f"{where}: {unknown[0]!r} is neither name, prompt, look, seed nor NODE.INPUT")
-    terms = look.split(",") if isinstance(look, str) else look
-    return Variant(name, prompt, tuple(term.strip() for term in terms if term.strip()), seed, settings)
+    return Variant(name, prompt, tuple(filter(None, terms)), seed, settings)
 
 
 def run_variants(
@@ -708,6 +724,7 @@ def run_variants(
     again. A variant that fails does not stop the others. Raises QueueError before anything is queued for a
     row that does not fit the graph, and UnreachableError when the server is gone.
     """
+    _check_names(variants)
     folder, report = Path(folder), report or (lambda _: None)
     graphs = [graph_of(client, graph, variant) for variant in variants]
     folder.mkdir(parents=True, exist_ok=True)

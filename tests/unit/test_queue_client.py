@@ -164,7 +164,7 @@ def test_rows_of_a_table_and_of_a_list_mean_the_same(tmp_path):
         ([{"prompt": "a"}], "variant 1: it has no name"),
         ([{"name": "a"}, {"name": "a", "promt": "b"}], "variant 2: 'promt' is neither"),
         ([{"name": "a", "seed": "x"}], "variant 1: seed must be a whole number"),
-        ([{"name": "a/b"}, {"name": "A b"}], "'a/b' is there twice, or too like another"),
+        ([{"name": "a", "look": [1]}], "variant 1: seed must be a whole number"),
         (["a"], "variant 1"),
     ],
 )
@@ -173,6 +173,12 @@ def test_a_wrong_row_is_named(tmp_path, rows, says):
     path.write_text(json.dumps(rows))
     with pytest.raises(qc.QueueError, match=re.escape(says)):
         qc.read_variants(path)
+
+
+def test_two_variants_of_one_file_name_are_refused(tmp_path):
+    alike = [qc.Variant("a/b"), qc.Variant("A b")]
+    with pytest.raises(qc.QueueError, match="'a/b': the name is there twice, or too like another"):
+        qc.run_variants(Server(), {}, alike, tmp_path)
 
 
 def test_the_example_table_fits_the_example(graph):

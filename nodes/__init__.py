@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..wan_core.tiny import weights_dir
 from .aesthetic import WanCoreAesthetic
+from .compare import WanCoreCompare
 from .decode import WanCoreDecode
 from .decode_to_video import WanCoreDecodeToVideo
 from .empty_video_latent import WanCoreEmptyVideoLatent
@@ -43,6 +44,7 @@ NODES: list[type[io.ComfyNode]] = [
     WanCoreStepCache,
     WanCoreGuidanceSchedule,
     WanCoreAesthetic,
+    WanCoreCompare,
 ]
 
 MODEL_FOLDERS = ("diffusion_models", "text_encoders", "vae", "loras")

@@ -115,6 +115,16 @@ def frame_count(latent: Tensor, vae: VAEHandle) -> int:
     return (latent.shape[2] - 1) * vae.module.stride[0] + 1
 
 
+def save_mp4(
+    images: Tensor | Input.Video, path: Path, fps: float, metadata: dict[str, Any] | None = None
+) -> None:
+    """Frames (F, H, W, 3 or more), at `fps`, or a video, at its own rate, to an H.264 mp4."""
+    if isinstance(images, Input.Video):
+        images.save_to(str(path), Types.VideoContainer.MP4, Types.VideoCodec.H264, metadata)
+    else:
+        write_mp4([images[..., :3]], path, fps, tags(metadata))
+
+
 def tags(metadata: dict[str, Any] | None) -> dict[str, str]:
     """Metadata, such as the graph, as text for the file."""
     return {key: json.dumps(value) for key, value in (metadata or {}).items()}

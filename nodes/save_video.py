@@ -7,12 +7,11 @@ from typing import Any
 
 import folder_paths
 from comfy.cli_args import args
-from comfy_api.latest import Input, InputImpl, Types, io, ui
+from comfy_api.latest import Input, InputImpl, io, ui
 from torch import Tensor
 
 from ..wan_core.media.contact_sheet import write_contact_sheet
-from ..wan_core.media.mp4 import write_mp4
-from .decoded_video import tags
+from .decoded_video import save_mp4
 from .sockets import CATEGORY, fps_input
 
 NO_SHEET, SHEET_BESIDE = "none", "beside the video"
@@ -65,16 +64,13 @@ class WanCoreSaveVideo(io.ComfyNode):
         filename_prefix: str,
         contact_sheet: str = NO_SHEET,
     ) -> io.NodeOutput:
-        video = images if isinstance(images, Input.Video) else None
-        height, width = images.shape[1:3] if video is None else reversed(video.get_dimensions())
+        is_video = isinstance(images, Input.Video)
+        width, height = images.get_dimensions() if is_video else (images.shape[2], images.shape[1])
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory(), width, height
         )
         path = Path(folder) / f"{name}_{counter:05}_.mp4"
-        if video is None:
-            write_mp4([images[..., :3]], path, fps, tags(cls.graph()))
-        else:
-            video.save_to(str(path), Types.VideoContainer.MP4, Types.VideoCodec.H264, cls.graph())
+        save_mp4(images, path, fps, cls.graph())
         saved = ui.SavedResult(path.name, subfolder, io.FolderType.output)
         shown = ui.PreviewVideo([saved]).as_dict()
         if contact_sheet == SHEET_BESIDE:

@@ -114,6 +114,16 @@ def contact_sheet() -> dict[str, Any]:
     return {"decoded": len(count), "shown": shown, "there": (OUT / "sheet_00001_.jpg").is_file()}
 
 
+def compare() -> dict[str, Any]:
+    """Frames of odd size beside a video that is decoded while it is saved."""
+    folder_paths.set_temp_directory(str(OUT))
+    with decodings() as count:
+        shown = nodes.WanCoreCompare.execute(torch.zeros(3, 33, 49, 3), lazy("2.1", 17), 8.0, "a", "b").ui
+    clips = [InputImpl.VideoFromFile(str(OUT / clip["filename"])) for clip in shown["compare"]]
+    sizes = [[*clip.get_dimensions(), clip.get_frame_count()] for clip in clips]
+    return {"decoded": len(count), "shown": shown, "sizes": sizes}
+
+
 def interrupted() -> dict[str, Any]:
     """An interrupt after the second latent frame: what is raised, and what is left."""
     video, steps = lazy("2.1", 17), []
@@ -241,7 +251,7 @@ def peak(work: Callable[[], object]) -> int:
 
 if __name__ == "__main__":
     questions = (facts, memory, memory_in_full, files, contact_sheet, interrupted, core_s_vae, refused)
-    questions += (small_card,)  # last: it leaves core believing in a device that is not there
+    questions += (compare, small_card)  # last: it leaves core believing in a device that is not there
     with torch.inference_mode():  # as nodes run
         answers = {question.__name__: question() for question in questions}
     sys.stdout.write(json.dumps(answers) + "\n")

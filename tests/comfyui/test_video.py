@@ -75,6 +75,16 @@ def test_a_contact_sheet_does_not_decode_the_video_again(answers: dict[str, Any]
     assert files == {"images": "sheet_00001_.mp4", "contact_sheet": "sheet_00001_.jpg"}
 
 
+def test_what_compare_shows(answers: dict[str, Any]) -> None:
+    found = answers["compare"]
+    assert found["decoded"] == 1
+    assert found["sizes"] == [[48, 32, 3], [32, 32, 17]]
+    left, right = found["shown"]["compare"]
+    assert (left["type"], left["label"], left["frames"], left["fps"]) == ("temp", "a", 3, 8.0)
+    assert (right["label"], right["frames"], right["fps"]) == ("b", 17, 16.0)
+    assert "the left one waits on its last frame" in found["shown"]["note"][-1]
+
+
 def test_an_interrupt_leaves_no_file(answers: dict[str, Any]) -> None:
     found = answers["interrupted"]
     assert found == {"raised": "InterruptProcessingException", "steps": [1, 2], "left": []}

@@ -101,10 +101,10 @@ export function targetsOf(node, output) {
  * @param {object} node
  * @param {string} name
  * @param {HTMLElement} element
- * @param {{height: number}} options its height in pixels
+ * @param {{height: number, grows?: boolean}} options in pixels; the least if it grows with the node
  * @returns {object} the widget
  */
-export function addElement(node, name, element, { height }) {
+export function addElement(node, name, element, { height, grows = false }) {
   element.style.boxSizing = "border-box";
   element.style.minHeight = `${height}px`;
   element.dataset.wancore = name;
@@ -112,7 +112,7 @@ export function addElement(node, name, element, { height }) {
     serialize: false, // not in what is queued
     margin: MARGIN,
     getMinHeight: () => height + 2 * MARGIN,
-    getMaxHeight: () => height + 2 * MARGIN,
+    getMaxHeight: () => (grows ? undefined : height + 2 * MARGIN),
   });
   made.serialize = false; // not in the saved graph
   watch(node, () => element.isConnected, (connected) => connected || takePlace(node, name, element));

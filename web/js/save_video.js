@@ -1,0 +1,45 @@
+/**
+ * Save Video: the new video plays on the node at once, in a loop and without sound, as ComfyUI's own player
+ * does after a click; on the classic canvas the node makes room for it.
+ */
+
+import { app } from "../../../scripts/app.js";
+
+const NODE = "WanCoreSaveVideo";
+const LOOK_MS = 100;
+const LOOKS = 100;
+
+app.registerExtension({
+  name: "WanCore.SaveVideo",
+  nodeCreated(node) {
+    if (node.comfyClass !== NODE) return;
+    const before = node.onExecuted;
+    node.onExecuted = (output) => {
+      before?.call(node, output);
+      const filename = output?.images?.[0]?.filename;
+      if (filename) start(node, String(new URLSearchParams({ filename })), LOOKS);
+    };
+  },
+});
+
+/** Plays the video whose address holds `query` as soon as ComfyUI has put it on the node. */
+function start(node, query, looks) {
+  const video = player(node);
+  if (video?.src.includes(query) && video.readyState) play(node, video);
+  else if (looks) setTimeout(() => start(node, query, looks - 1), LOOK_MS);
+}
+
+function player(node) {
+  const place = LiteGraph.vueNodesMode
+    ? document.querySelector(`[data-node-id="${node.id}"]`)
+    : node.videoContainer;
+  return place?.querySelector("video");
+}
+
+function play(node, video) {
+  Object.assign(video, { muted: true, loop: true });
+  video.play().catch(() => {}); // a browser that wants a click first shows the controls
+  if (LiteGraph.vueNodesMode) return;
+  node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
+  node.graph?.setDirtyCanvas(true, true);
+}

@@ -749,9 +749,9 @@ def graph_of(client: Client, graph: Graph, variant: Variant) -> Graph:
         if variant.prompt is not None:
             node, name = the_prompt(made)
             made[node]["inputs"][name] = variant.prompt
-        seeds = _seeds(made)
-        if variant.seed is not None or seeds:
-            node, name = _only(made, seeds, "seed")
+        if variant.seed is not None and not _seeds(made):
+            raise QueueError("seed: no node of the graph has one")
+        for node, name in _seeds(made):  # of all Samplers: looks side by side share their noise
             made[node]["inputs"][name] = seed_of(variant.name) if variant.seed is None else variant.seed
         if variant.look:
             _look(client, made, variant.look)
@@ -775,14 +775,11 @@ def _with_contact_sheets(client: Client, graph: Graph) -> Graph:
 
 def the_prompt(graph: Graph) -> tuple[str, str]:
     """(node id, input) of the graph's one positive prompt, found by its links."""
-    return _only(graph, _prompts(graph), "prompt")
-
-
-def _only(graph: Graph, found: list[tuple[str, str]], what: str) -> tuple[str, str]:
+    found = _prompts(graph)
     if len(found) == 1:
         return found[0]
     several = ", ".join(f"{_called(graph, node)}.{name}" for node, name in found)
-    raise QueueError(f"{what}: the graph has {several or 'none'}; name the input yourself, as NODE.INPUT")
+    raise QueueError(f"prompt: the graph has {several or 'none'}; name the input yourself, as NODE.INPUT")
 
 
 def _prompts(graph: Graph) -> list[tuple[str, str]]:
@@ -961,7 +958,7 @@ def _asked(variant: Variant, graph: Graph) -> dict[str, Any]:
         "name": variant.name,
         "prompt": graph[prompts[0][0]]["inputs"][prompts[0][1]] if len(prompts) == 1 else None,
         "look": list(variant.look),
-        "seed": graph[seeds[0][0]]["inputs"][seeds[0][1]] if len(seeds) == 1 else None,
+        "seed": graph[seeds[0][0]]["inputs"][seeds[0][1]] if seeds else None,
         "set": variant.settings,
         "inputs": hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest(),
     }

@@ -125,12 +125,18 @@ def test_prompt_and_seed_are_found_through_links(graph):
     assert made["60"]["inputs"]["seed"] == ["30", 0]
 
 
-def test_two_seeds_must_be_named(graph):
-    graph["60"] = {**copy.deepcopy(graph["6"]), "_meta": {"title": "Other"}}
-    with pytest.raises(
-        qc.QueueError, match=r"variant 'a': seed: the graph has Sampler .*\.seed, Other .*\.seed"
-    ):
-        variant_graph(graph, name="a", seed=5)
+def test_a_seed_is_for_every_sampler(graph):
+    graph["60"] = copy.deepcopy(graph["6"])
+    made = variant_graph(graph, name="a", seed=5, settings={"60.seed": 6})
+    assert (seed_in(made), made["60"]["inputs"]["seed"]) == (5, 6)
+    assert seed_in(variant_graph(graph, name="a")) == qc.seed_of("a")
+
+
+def test_two_prompts_must_be_named(graph):
+    graph |= {"40": copy.deepcopy(graph["4"]), "60": copy.deepcopy(graph["6"])}
+    graph["60"]["inputs"]["positive"] = ["40", 0]
+    with pytest.raises(qc.QueueError, match=r"variant 'a': prompt: the graph has Text .*\.positive, Text"):
+        variant_graph(graph, name="a", prompt="a star")
 
 
 def test_a_look_goes_before_the_prompt(graph):

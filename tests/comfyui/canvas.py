@@ -125,6 +125,11 @@ class Canvas:
         self.wait_for("(name) => app.extensionManager.workflow.activeWorkflow?.path.includes(name)", name)
         self.settle()
 
+    def open_graph(self, graph: dict[str, Any]) -> None:
+        """Load a canvas graph, as a file dropped on the canvas is."""
+        self.page.evaluate("(graph) => app.loadGraphData(graph)", graph)
+        self.settle()
+
     def select_new(self, node_type: str) -> None:
         """Put a node of a type on the canvas and select it alone."""
         self.page.evaluate(SELECT_NEW, node_type)

@@ -5,19 +5,25 @@ pytest tests/comfyui/test_browser.py --basetemp=out/browser     (keeps the scree
 
 from __future__ import annotations
 
+import json
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .canvas import WIDGET_VALUES, Canvas
+from tests.unit.test_local_names import CASES as FILE_NAMES
+from tests.unit.test_local_names import FILES
+
+from .blueprints import ALL, made
+from .canvas import STEP_MS, WIDGET_VALUES, Canvas
 from .comfy_server import ROOT, ComfyServer
 from .conftest import workflow
 
 pytestmark = [pytest.mark.comfy, pytest.mark.browser, pytest.mark.slow]
 
 NAMES = sorted(path.stem for path in (ROOT / "example_workflows").glob("*.json"))
+(TEXT_TO_VIDEO,) = (one for one in ALL if one.workflow == "text_to_video")
 FEW_STEPS = {"steps": 4}
 HELP = ".node-help-content .markdown-content"
 
@@ -85,6 +91,56 @@ def test_every_help_page_opens(canvas: Canvas, server: ComfyServer) -> None:
             "(title) => document.querySelector('.node-help-content h1')?.textContent === title",
             text.splitlines()[0].removeprefix("# "),
         )
+
+
+def test_files_named_on_another_machine_are_found(canvas: Canvas) -> None:
+    graph = json.loads((ROOT / "example_workflows" / "lora.json").read_text())
+    for node in graph["nodes"]:
+        if node["type"].startswith("WanCoreLoad"):
+            node["widgets_values"] = [_elsewhere(value) for value in node["widgets_values"]]
+    blueprint = made(TEXT_TO_VIDEO)
+    host = blueprint["nodes"][0]
+    host["widgets_values"] = [_elsewhere(value) for value in host["widgets_values"]]
+    before = made(TEXT_TO_VIDEO)["nodes"][0]["widgets_values"]
+    canvas.open_graph(blueprint)
+    assert canvas.page.evaluate("app.graph.serialize().nodes[0].widgets_values") == before
+    canvas.open_graph(graph)
+    exported = canvas.page.evaluate("app.graphToPrompt().then(p => p.output)")
+    assert {key: _plain(node) for key, node in exported.items()} == {
+        key: _plain(node) for key, node in workflow("lora").items()
+    }
+    assert not canvas.page.get_by_text("is missing").count()
+    graph["nodes"][0]["widgets_values"][0] = "elsewhere\\nowhere.safetensors"  # what is missing is reported
+    canvas.open_graph(graph)
+    canvas.page.get_by_text("nowhere.safetensors is missing").first.wait_for(timeout=STEP_MS)
+    canvas.open_template("text_to_video")  # the report goes
+
+
+def test_names_mean_in_the_browser_what_they_mean_in_python(canvas: Canvas) -> None:
+    found = canvas.page.evaluate(
+        """([names, files]) => import("/extensions/wancore/js/file_names.js").then(({ localName }) =>
+             names.map((name) => localName(name, files)))""",
+        [[name for name, _ in FILE_NAMES], FILES],
+    )
+    assert found == [meant[0] if len(meant) == 1 else None for _, meant in FILE_NAMES]
+
+
+def test_a_blueprint_runs_to_a_video(canvas: Canvas) -> None:
+    canvas.errors.clear()
+    canvas.open_graph(made(TEXT_TO_VIDEO))
+    values = {"seed": _fresh_seed(canvas, "blueprint"), **FEW_STEPS}
+    canvas.set_widgets(canvas.page.evaluate("app.graph.nodes[0].type"), **values)
+    before = canvas.page.evaluate(WIDGET_VALUES)
+    end = canvas.run()
+    assert end["kind"] == "execution_success", end
+    assert canvas.play_videos() == 1
+    assert canvas.page.evaluate(WIDGET_VALUES) == before
+    assert canvas.errors == []
+
+
+def _elsewhere(value: Any) -> Any:
+    """A file's name as a machine with other folders and the other slash has it."""
+    return f"Wan2.2\\theirs\\{value}" if str(value).endswith(".safetensors") else value
 
 
 def _overlapping(canvas: Canvas) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
-import { findNode } from "./shared/graph.mjs";
+import { findNode, isExposed } from "./shared/graph.mjs";
 
 const SAMPLER = "WanCoreSampler";
 const WIDGET = "wancore preview";
@@ -71,12 +71,6 @@ function withoutStill(node) {
   node.imgs = undefined;
   const still = node.widgets?.find((one) => one.name === CORE_WIDGET);
   if (still) node.removeWidget(still);
-}
-
-/** Whether ComfyUI shows on a subgraph's node what a node inside shows. */
-function isExposed(node, inside) {
-  const exposed = node.serialize().properties?.previewExposures ?? [];
-  return exposed.some((one) => String(one.sourceNodeId) === inside);
 }
 
 /** The nodes from the outermost subgraph's down to the Sampler, for "8:5" the nodes "8" and "8:5". */

@@ -97,6 +97,16 @@ export function targetsOf(node, output) {
 }
 
 /**
+ * Whether ComfyUI shows on a subgraph's node what a node inside it shows.
+ * @param {object} node the subgraph's
+ * @param {string} inside the other's id in the subgraph
+ */
+export function isExposed(node, inside) {
+  const exposed = node.serialize().properties?.previewExposures ?? [];
+  return exposed.some((one) => String(one.sourceNodeId) === inside);
+}
+
+/**
  * Puts an element on a node, below its widgets. Nothing of it is saved or sent.
  * @param {object} node
  * @param {string} name

@@ -37,6 +37,7 @@ def test_measuring_reads_back_what_was_drawn(number):
     clip = draw_clip(scene) + rng.normal(0, 0.02, (17, 96, 96, 3))
     seen = measure((clip.clip(0, 1) * 255).astype(np.uint8))
     assert (seen.colour, seen.shape, seen.motion) == (scene.colour, scene.shape, scene.motion)
+    assert (seen.background, seen.light) == (scene.background, scene.light)
 
 
 @pytest.mark.parametrize("motion", MOTIONS)

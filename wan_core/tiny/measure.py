@@ -1,7 +1,7 @@
-"""Read a clip back: which colour, shape and motion do its pixels show?
+"""Read a clip back: which colour, shape and motion, on what ground, in what light, do its pixels show?
 
-Independent of how clips are made: it knows the names and the paint of the colours, nothing else of the
-drawing code. Used by the evaluation and by the tests that look at finished videos.
+Independent of how clips are made: it knows the names and the paint of colours, grounds and lights, nothing
+else of the drawing code. Used by the evaluation and by the tests that look at finished videos.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .scenes import COLOURS
+from .scenes import BACKGROUNDS, COLOURS, LIGHTS
 
 # How many corners a shape has: its outline's distance from the centre swings that often in one round.
 _FOLDS = {"triangle": 3, "square": 4, "star": 5}
@@ -31,6 +31,8 @@ class Measured:
     growth: float = 1.0  # area at the end over area at the start
     turned: float = 0.0  # radians, clockwise positive
     paint: tuple[float, float, float] | None = None  # of the shape, the light taken out of it
+    background: str | None = None
+    light: str | None = None
 
 
 def measure(frames: np.ndarray) -> Measured:
@@ -57,7 +59,8 @@ def measure(frames: np.ndarray) -> Measured:
     motion = _motion(track, drift, growth, turned)
     drifted = (float(drift[0]), float(drift[1]))
     painted = None if paint is None else tuple(paint.tolist())
-    return Measured(colour, shape, motion, drifted, growth, turned, painted)
+    ground = ground[0, :, 0]
+    return Measured(colour, shape, motion, drifted, growth, turned, painted, _ground(ground), _light(ground))
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -103,6 +106,20 @@ def _erode(mask: np.ndarray) -> np.ndarray:
 def _centre(mask: np.ndarray) -> tuple[float, float]:
     rows, columns = np.nonzero(mask)
     return float(columns.mean()) + 0.5, float(rows.mean()) + 0.5
+
+
+def _ground(rows: np.ndarray) -> str:
+    """The background whose brightness at top and bottom is nearest that of its rows, (H, 3)."""
+    brightness, edge = rows.max(axis=-1), max(1, len(rows) // 8)  # each light's strongest channel is 1
+    ends = np.array([brightness[:edge].mean(), brightness[-edge:].mean()])
+    return min(BACKGROUNDS, key=lambda name: float(np.square(np.asarray(BACKGROUNDS[name]) - ends).sum()))
+
+
+def _light(rows: np.ndarray) -> str:
+    """The light whose blue-to-red ratio is nearest; grounds are grey, so theirs is the light's."""
+    red, _, blue = rows.mean(axis=0)
+    ratio = np.log(max(blue, 1e-3) / max(red, 1e-3))
+    return min(LIGHTS, key=lambda name: abs(np.log(LIGHTS[name][2] / LIGHTS[name][0]) - ratio))
 
 
 def _nearest_colour(rgb: np.ndarray) -> str:

@@ -46,7 +46,7 @@ from ..wan_core.speed import Speed, apply, residual_dtype
 from ..wan_core.text.tokenizer import MAX_TOKENS, Tokenizer
 from ..wan_core.variants import TI2V_5B, Variant, variant_for_task
 from ..wan_core.variants.variant import DENSE
-from .hosting import Hosted, Progress, StepProgress, could_be_free, expert_words, host, resting
+from .hosting import Hosted, Progress, StepProgress, could_be_free, expert_words, host, resting, say
 
 WEIGHT_DTYPES = {
     "auto": None,
@@ -222,6 +222,7 @@ class TextEncoderHandle(Hosted):
         ids, mask = self.tokenizer([text])
         kept = self.module.blocks[0].ffn.fc1.weight.dtype
         self.load("text encoder", text_bytes(self.module.config, int(mask.sum()), kept, self.device))
+        say("encoding the prompt")
         context = self.module(ids.to(self.device), mask.to(self.device))
         return [[resting(context), {}]]
 
@@ -254,17 +255,23 @@ class VAEHandle(Hosted):
 
     def encode(self, chunks: Iterable[Tensor]) -> Tensor:
         """A video in chunks (1, 3, 1 or 4, H, W) in -1..1 to the raw latent (1, C, chunks, h, w)."""
-        chunks = iter(chunks)
-        first = next(chunks)
-        count = partial(encode_bytes, self.module.config, *first.shape[-2:], self.dtype, **self._counted)
+        chunks = list(chunks)  # between a first and a last picture it is one grey tensor again and again
+        count = partial(encode_bytes, self.module.config, *chunks[0].shape[-2:], self.dtype, **self._counted)
         if self._fits(count()):
             caches = None
             self.load("VAE", count())
         else:
             caches = "cpu"
             self.load("VAE (its memory of earlier frames in RAM)", count(caches_on_host=True))
-        moved = (chunk.to(self.device, self.dtype) for chunk in itertools.chain([first], chunks))
-        return resting(self.module.encode_chunks(moved, caches))
+        progress = Progress(len(chunks), "encoding the picture")
+
+        def moved() -> Iterator[Tensor]:
+            for done, chunk in enumerate(chunks):
+                progress.update(done)
+                yield chunk.to(self.device, self.dtype)
+            progress.update(len(chunks))
+
+        return resting(self.module.encode_chunks(moved(), caches))
 
     @property
     def _counted(self) -> dict[str, Any]:
@@ -285,7 +292,7 @@ class VAEHandle(Hosted):
         """Raw latent (1, C, F, h, w) to frames (n, H, W, 3) in 0..1, one latent frame at a time."""
         self.check_channels(latent)
         count, height, width = latent.shape[2:]
-        progress, done = Progress(count), 0
+        progress, done = Progress(count, "decoding"), 0
         tiles = self._tiles(height, width)
         chunks, leaner = self._chunks(latent, tiles), self._leaner(tiles, height, width)
         while done < count:

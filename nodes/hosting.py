@@ -10,7 +10,7 @@ import logging
 import re
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from ..wan_core.models.layers import linear, rms_norm
 from ..wan_core.sampling.denoise import StepInfo
 from ..wan_core.sampling.experts import ExpertPlan
 from ..wan_core.sampling.plan import PlannedStep, saved_words, taken_step
+from ..wan_core.sampling.time_left import TimeLeft, clock_words
 from ..wan_core.schedulers import Schedule
 from ..wan_core.variants.variant import DENSE
 from .mapped import stay_mapped
@@ -201,44 +202,57 @@ def gb(size: float) -> str:
 
 
 class Progress:
-    """One progress bar over one node's run, which stops the run when the user asked for that."""
+    """One progress bar over one node's run, which stops the run when the user asked for that.
 
-    def __init__(self, total: int) -> None:
-        self.total = total
+    doing: said on the node with how much of it is done, such as "decoding"; None: nothing is.
+    """
+
+    def __init__(self, total: int, doing: str | None = None) -> None:
+        self.total, self.doing = total, doing
+        self.began = time.monotonic()
         self.bar = comfy.utils.ProgressBar(total)
 
     def update(self, done: int) -> None:
         """Show `done` of `total`; raises core's InterruptProcessingException after an interrupt."""
         mm.throw_exception_if_processing_interrupted()
         self.bar.update_absolute(done, self.total)
+        if self.doing is not None and done:
+            words = self.doing if self.total == 1 else f"{self.doing} {done} of {self.total}"
+            left = (time.monotonic() - self.began) / done * (self.total - done)
+            say(f"{words}, {clock_words(left)} left" if left >= 1 else words)
 
 
 class StepProgress(Progress):
-    """Progress of a sampling run, with a line of text on the node: who works, how far, how fast."""
+    """Progress of a sampling run, with a line of text on the node: who works, how far, how fast, how long."""
 
-    def __init__(self, total: int) -> None:
-        super().__init__(total)
-        self.since = 0.0  # when the working expert was ready
-        self.steps = 0  # it has done
+    def __init__(self, schedule: Schedule, plan: ExpertPlan, scales: Sequence[float]) -> None:
+        """scales: the guidance of each step."""
+        super().__init__(schedule.steps)
+        self.time = TimeLeft(plan.experts, scales, self.began)
         self.taken: list[PlannedStep] = []
-
-    def begin(self, schedule: Schedule, plan: ExpertPlan) -> None:
-        """Tell the page where the first step will be, before its expert is loaded."""
-        tell_step(-1, self.total, plan.experts[0], schedule.timesteps[0].item(), schedule.sigmas[0].item())
+        # Where the first step will be, so that the page can show it before its expert is loaded.
+        timestep, sigma = schedule.timesteps[0].item(), schedule.sigmas[0].item()
+        tell_step(-1, self.total, plan.experts[0], timestep, sigma)
 
     def ready(self) -> None:
         """An expert has come in."""
-        self.since, self.steps = time.monotonic(), 0
+        self.time.ready(time.monotonic())
 
     def step(self, info: StepInfo) -> None:
         """One step is done."""
         self.update(info.index + 1)
-        tell_step(info.index, info.total, info.expert, info.timestep, info.sigma)
-        self.steps += 1
+        self.time.step(time.monotonic())
+        tell_step(info.index, self.total, info.expert, info.timestep, info.sigma)
         self.taken.append(taken_step(info))
-        pace = (time.monotonic() - self.since) / self.steps
-        words = f"step {info.index + 1} of {info.total}, {expert_words(info.expert)}, {pace:.1f} s per step"
-        say(f"{words}, reused" if info.skipped else words)
+        where = f"step {info.index + 1} of {self.total}, {self.time.pace:.1f} s per step"
+        who = [] if info.expert == DENSE else [expert_words(info.expert)]
+        saved = ["reused"] if info.skipped else []
+        say(", ".join([*who, where, self._left(), *saved]))
+
+    def _left(self) -> str:
+        if self.time.done < self.total:
+            return f"{clock_words(self.time.seconds)} left"
+        return f"{clock_words(time.monotonic() - self.began)} in all"
 
     def finish(self) -> None:
         """All steps are done: say which were not computed as usual, if any."""

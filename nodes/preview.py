@@ -1,108 +1,60 @@
-"""What a run is heading for, as moving pictures on its node while it samples.
-
-Worked out, encoded and sent by a thread of its own, so that sampling waits for none of it and no fault of it
-can end a run.
-"""
+"""What a run is heading for, as moving pictures on its node while it samples."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import struct
-import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-import torch
 from comfy_api import feature_flags
 from protocol import BinaryEventTypes
+from torch import Tensor
 
 from ..wan_core.media.preview import LatentRgb, animated_webp, enlarged, preview_frames
+from ..wan_core.media.preview_worker import PreviewWorker
 from ..wan_core.sampling.denoise import StepInfo
 from .hosting import listened_to, place_in_graph
 
-log = logging.getLogger("wancore")
-
-SECONDS = 1.0  # at least, between two previews
-SHARE = 0.1  # of one core's time at most: sampling on a CPU wants the rest
 ANIMATED = "animated"
 PREVIEWS = (ANIMATED, "none")
 
 
-class Preview:
-    """The previews of one run of one node. Within `with`, `show` each step; the newest wins.
+@contextmanager
+def previews(kind: str, rgb: LatentRgb, fps: float) -> Iterator[Callable[[StepInfo], None]]:
+    """What is to be called with each step of a run of the node that runs.
 
-    rgb: how the latent's cells become colours. fps: latent frames per second of the video. kind: of PREVIEWS.
+    kind: of PREVIEWS. rgb: how the latent's cells become colours. fps: latent frames per second of the video.
     """
+    viewer = Viewer.of_this_run() if kind == ANIMATED else None
+    if viewer is None:
+        yield lambda _: None
+        return
+    began = time.monotonic()
 
-    def __init__(self, rgb: LatentRgb, fps: float, kind: str) -> None:
-        self.rgb, self.fps = rgb, fps
-        self._viewer = Viewer.of_this_run() if kind == ANIMATED else None
-        self._newest: StepInfo | None = None
-        self._changed = threading.Condition()
-        self._ended = False
-        self._began = time.monotonic()
+    def show(frames: Tensor, is_last: bool) -> None:
+        passed = 0 if is_last else time.monotonic() - began
+        viewer.show(in_time(frames, passed, fps), fps)
 
-    def __enter__(self) -> Preview:
-        if self._viewer is not None:
-            threading.Thread(target=self._work, name="wancore preview", daemon=True).start()
-        return self
+    with PreviewWorker(show) as worker:
+        yield lambda info: worker.offer(partial(frames_of, info, rgb))
 
-    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
-        """The last step is still shown, by and by, unless the run was stopped or failed."""
-        with self._changed:
-            self._ended = True
-            if failed is not None:
-                self._newest = None
-            self._changed.notify()
 
-    def show(self, info: StepInfo) -> None:
-        """One step is done."""
-        if self._viewer is None:
-            return
-        with self._changed:
-            self._newest = info
-            self._changed.notify()
+def frames_of(info: StepInfo, rgb: LatentRgb) -> Tensor:
+    """(F, h, w, 3) uint8: where a step believed the video to be."""
+    return preview_frames(info.denoised[0].float(), rgb)
 
-    def _work(self) -> None:
-        try:
-            with torch.inference_mode():
-                while (info := self._next()) is not None:
-                    frames = preview_frames(info.denoised[0].float(), self.rgb)  # waits for the device
-                    del info  # its tensors would stay there until the next comes
-                    started = time.monotonic()
-                    self._send(frames)
-                    taken = time.monotonic() - started
-                    self._rest(max(SECONDS, taken / SHARE) - taken)
-        except Exception as error:  # noqa: BLE001 (a preview is a courtesy: whatever it was, sampling goes on)
-            log.warning("preview: %s; the run goes on without", error)
 
-    def _next(self) -> StepInfo | None:
-        """The newest step not shown yet, waiting for one; None when there will be no more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._newest is not None or self._ended)
-            info, self._newest = self._newest, None
-            return info
+def in_time(frames: Tensor, seconds: float, fps: float) -> Tensor:
+    """The frames in their order, beginning where a clip would be that has played for so long.
 
-    def _rest(self, seconds: float) -> None:
-        """Leave the time to sampling, as long as it lasts."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._ended, seconds)
-
-    def _send(self, frames: torch.Tensor) -> None:
-        if self._viewer.plays():
-            self._viewer.send_webp(animated_webp(enlarged(self._in_time(frames)), self.fps))
-        else:
-            self._viewer.send_still(enlarged(frames[len(frames) // 2 :][:1])[0])
-
-    def _in_time(self, frames: torch.Tensor) -> torch.Tensor:
-        """Beginning where a clip that plays since the run began would be: each new picture starts anew, and
-        of a long one the end would never be seen. The last begins at the beginning."""
-        if self._ended:
-            return frames
-        passed = int((time.monotonic() - self._began) * self.fps)
-        return frames.roll(-(passed % len(frames)), dims=0)
+    A page begins each picture it gets anew: of a long clip and quick steps it would never come to the end.
+    """
+    return frames.roll(-(int(seconds * fps) % len(frames)), dims=0)
 
 
 class Viewer:
@@ -117,10 +69,13 @@ class Viewer:
         server = listened_to()
         return None if server is None else cls(server, server.client_id, place_in_graph())
 
-    def plays(self) -> bool:
-        """Whether what listens knows previews that say what they are."""
+    def show(self, frames: Tensor, fps: float) -> None:
+        """Show frames (F, h, w, 3) uint8: moving, or to an older listener the one in the middle."""
         known = self.server.sockets_metadata
-        return feature_flags.supports_feature(known, self.client_id, "supports_preview_metadata")
+        if feature_flags.supports_feature(known, self.client_id, "supports_preview_metadata"):
+            self.send_webp(animated_webp(enlarged(frames), fps))
+        else:
+            self.send_still(enlarged(frames[len(frames) // 2 :][:1])[0])
 
     def send_webp(self, picture: bytes) -> None:
         """Show a WebP, moving or not. Core's own way knows JPEG and PNG only, so it is packed here."""

@@ -12,7 +12,8 @@ from ..wan_core.models.transformer import TransformerConfig
 from ..wan_core.sampling.ahead import looking_ahead
 from ..wan_core.sampling.denoise import StepInfo, denoise
 from ..wan_core.sampling.experts import HIGH_NOISE, LOW_NOISE, plan_experts
-from ..wan_core.sampling.guidance_schedule import with_cfg_steps
+from ..wan_core.sampling.guidance import step_scales
+from ..wan_core.sampling.guidance_schedule import unguided_steps, with_cfg_steps
 from ..wan_core.sampling.noise import MAX_SEED, make_noise
 from ..wan_core.schedulers import make_schedule
 from ..wan_core.schedulers.sigmas import MAX_STEPS
@@ -23,7 +24,7 @@ from .conditioning import DOWNSCALE, Latent, Texts, holds_video, read_conditioni
 from .expert_plan import schedule_inputs
 from .handles import HostedExperts, ModelHandle, check_length
 from .hosting import StepProgress, resting
-from .preview import ANIMATED, PREVIEWS, Preview
+from .preview import ANIMATED, PREVIEWS, previews
 from .sockets import CATEGORY, WanModel
 
 # What core notes about a latent's size for as long as nothing is in it.
@@ -102,18 +103,20 @@ class WanCoreSampler(io.ComfyNode):
         scales = {HIGH_NOISE: cfg_high, LOW_NOISE: cfg_low, DENSE: cfg_high}
         device = model.patcher.load_device
         noise = make_noise(shape, seed).to(device)
-        progress = StepProgress(steps)
         context = text_rows("positive", positive, model.config).to(device)
         negative_context = text_rows("negative", negative, model.config).to(device)
         rows = context.shape[1], negative_context.shape[1]
-        shown = Preview(model.rgb, variant.fps / variant.vae_stride[0], preview)
+        unguided = unguided_steps(guidance_schedule, steps)
+        progress = StepProgress(schedule, plan, step_scales(scales, plan.experts, unguided))
+        with (
+            previews(preview, model.rgb, variant.fps / variant.vae_stride[0]) as show,
+            HostedExperts(model, noise.shape, rows, progress) as experts,
+        ):
 
-        def on_step(info: StepInfo) -> None:
-            progress.step(info)
-            shown.show(info)
+            def on_step(info: StepInfo) -> None:
+                progress.step(info)
+                show(info)
 
-        progress.begin(schedule, plan)
-        with shown, HostedExperts(model, noise.shape, rows, progress) as experts:
             sampled = denoise(
                 noise,
                 experts,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..wan_core.media.contact_sheet import write_contact_sheet
 from .decoded_video import save_mp4
+from .hosting import say
 from .sockets import CATEGORY, fps_input
 
 NO_SHEET, SHEET_BESIDE = "none", "beside the video"
@@ -70,7 +71,9 @@ class WanCoreSaveVideo(io.ComfyNode):
             filename_prefix, folder_paths.get_output_directory(), width, height
         )
         path = Path(folder) / f"{name}_{counter:05}_.mp4"
+        say("writing the video")
         save_mp4(images, path, fps, cls.graph())
+        say(path.name)
         saved = ui.SavedResult(path.name, subfolder, io.FolderType.output)
         shown = ui.PreviewVideo([saved]).as_dict()
         if contact_sheet == SHEET_BESIDE:

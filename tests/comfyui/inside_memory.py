@@ -248,7 +248,7 @@ def out_of_memory() -> dict[str, Any]:
         answer[last] = {
             "frames": [len(chunk) for chunk in made],
             "distance": inside.distance(torch.cat(made), expected),
-            "said": [*said],
+            "said": [line for line in said if line.startswith("loading")],
         }
     handles.decode_tiled = failing(tiled)
     answer["always"] = raised(vae, latent)

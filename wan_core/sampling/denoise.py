@@ -15,8 +15,8 @@ from ..errors import WanError
 from ..schedulers import Schedule
 from ..variants import Conditioning
 from .experts import ExpertPlan
-from .guidance import Context, Predict, guidance_by_expert, guided_velocity
-from .guidance_schedule import GuidanceSchedule
+from .guidance import Context, Predict, guidance_by_expert, guided_velocity, step_scales
+from .guidance_schedule import GuidanceSchedule, unguided_steps
 from .step_cache import Reuse, StepCache
 
 
@@ -73,8 +73,8 @@ def denoise(
     What on_step raises ends the run. Raises WanError when the latent stops being finite.
     """
     by_expert = guidance_by_expert(guidance_scale, plan.experts)
-    unguided = frozenset() if guidance_schedule is None else guidance_schedule.steps(schedule.steps)
-    scales = [1.0 if n in unguided else by_expert[expert] for n, expert in enumerate(plan.experts)]
+    unguided = unguided_steps(guidance_schedule, schedule.steps)
+    scales = step_scales(by_expert, plan.experts, unguided)
     reuse: Reuse[Context] = Reuse(step_cache, plan.experts, scales)
     expert_at = experts.__getitem__ if isinstance(experts, Mapping) else experts.at
     conditioning = Conditioning() if conditioning is None else conditioning.on(noise)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -57,3 +57,10 @@ def guidance_by_expert(
             )
         scales[name] = float(scale)
     return scales
+
+
+def step_scales(
+    by_expert: Mapping[str, float], experts: Sequence[str], unguided: Collection[int]
+) -> list[float]:
+    """The scale of each step: its expert's, 1 where it goes without guidance."""
+    return [1.0 if n in unguided else by_expert[expert] for n, expert in enumerate(experts)]

@@ -50,6 +50,11 @@ class GuidanceSchedule:
         return frozenset(skipped)
 
 
+def unguided_steps(schedule: GuidanceSchedule | None, total: int) -> frozenset[int]:
+    """The steps of `total` that go without guidance by a schedule; none where there is none."""
+    return frozenset() if schedule is None else schedule.steps(total)
+
+
 def with_cfg_steps(schedule: GuidanceSchedule | None, cfg_steps: int) -> GuidanceSchedule | None:
     """The schedule with guidance on the first `cfg_steps` steps at most; 0 leaves it as it is.
 

@@ -46,6 +46,7 @@ class Run:
     entry: dict[str, Any]
     messages: list[dict[str, Any]] = field(default_factory=list)
     texts: list[tuple[str, str]] = field(default_factory=list)  # (node, what it wrote on itself)
+    previews: list[tuple[dict[str, Any], bytes]] = field(default_factory=list)  # (what of, picture)
 
     @property
     def ok(self) -> bool:
@@ -147,25 +148,28 @@ class ComfyServer:
             raise
         return json.loads(text) if text else None
 
-    def run(self, prompt: dict[str, Any], on_message: Any = None) -> Run:
+    def run(self, prompt: dict[str, Any], on_message: Any = None, flags: dict[str, Any] | None = None) -> Run:
         """Queue an API-format graph and wait for its end, listening on the websocket meanwhile.
 
-        `on_message(message)` sees each message as it arrives. Raises RejectedError where /prompt refuses an
-        output of the graph.
+        `on_message(message)` sees each message as it arrives. flags: what the listener says it knows. Raises
+        RejectedError where /prompt refuses an output of the graph.
         """
         client = uuid.uuid4().hex
         address = f"ws://127.0.0.1:{self.port}/ws?clientId={client}"
         link = websocket.create_connection(address, timeout=RUN_SECONDS)
         try:
+            if flags is not None:
+                link.send(json.dumps({"type": "feature_flags", "data": flags}))
             answer = self.post("/prompt", {"prompt": prompt, "client_id": client})
             if answer["node_errors"]:  # what is sound in the graph runs all the same
                 raise RejectedError(answer)
             prompt_id = answer["prompt_id"]
-            messages, texts = [], []
+            messages, texts, previews = [], [], []
             while True:
                 message = link.recv()
                 if isinstance(message, bytes):
                     texts += _texts(message)
+                    previews += _previews(message)
                     continue
                 message = json.loads(message)
                 messages.append(message)
@@ -175,7 +179,7 @@ class ComfyServer:
                     break
         finally:
             link.close()
-        return Run(prompt_id, self.history(prompt_id), messages, texts)
+        return Run(prompt_id, self.history(prompt_id), messages, texts, previews)
 
     def history(self, prompt_id: str) -> dict[str, Any]:
         """The job's record, which appears a moment after its last message."""
@@ -201,6 +205,14 @@ def _texts(message: bytes) -> list[tuple[str, str]]:
     """The node and its line in a binary message of kind 3; nothing for the other kinds."""
     kind, length = struct.unpack(">II", message[:8])
     return [(message[8 : 8 + length].decode(), message[8 + length :].decode())] if kind == 3 else []
+
+
+def _previews(message: bytes) -> list[tuple[dict[str, Any], bytes]]:
+    """The picture in a binary message: of kind 4 with what it is of, of kind 1 with nothing."""
+    kind, length = struct.unpack(">II", message[:8])
+    if kind == 4:
+        return [(json.loads(message[8 : 8 + length]), message[8 + length :])]
+    return [({}, message[8:])] if kind == 1 else []
 
 
 def _free_port() -> int:

@@ -15,6 +15,7 @@ from .decoded_video import save_mp4
 from .hosting import say
 from .sockets import CATEGORY, fps_input
 
+MANY_PIXELS = 2e7  # some two seconds of encoding; for less a line would only take room from the player
 NO_SHEET, SHEET_BESIDE = "none", "beside the video"
 
 
@@ -71,9 +72,9 @@ class WanCoreSaveVideo(io.ComfyNode):
             filename_prefix, folder_paths.get_output_directory(), width, height
         )
         path = Path(folder) / f"{name}_{counter:05}_.mp4"
-        say("writing the video")
+        if not is_video and images[..., 0].numel() > MANY_PIXELS:
+            say("writing the video")
         save_mp4(images, path, fps, cls.graph())
-        say(path.name)
         saved = ui.SavedResult(path.name, subfolder, io.FolderType.output)
         shown = ui.PreviewVideo([saved]).as_dict()
         if contact_sheet == SHEET_BESIDE:

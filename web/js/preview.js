@@ -56,7 +56,11 @@ function grow(node) {
   app.canvas?.setDirty(true, true);
 }
 
-function remove(node) {
+/**
+ * Takes the preview off a node, until there is a next one.
+ * @param {object} node
+ */
+export function remove(node) {
   if (!places.has(node)) return;
   const { image, made } = places.get(node);
   URL.revokeObjectURL(image.src);

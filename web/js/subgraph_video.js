@@ -5,6 +5,7 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
+import { remove as removePreview } from "./preview.js";
 import { addElement, findNode, isExposed } from "./shared/graph.mjs";
 
 const SAVE_VIDEO = "WanCoreSaveVideo";
@@ -33,6 +34,7 @@ function show(parts, file) {
   for (let depth = 1; depth < parts.length; depth++) {
     const node = findNode(parts.slice(0, depth).join(":"));
     if (LiteGraph.vueNodesMode && isExposed(node, parts[depth])) continue;
+    removePreview(node); // its place is the video's now
     if (!players.has(node)) players.set(node, placed(node));
     const video = players.get(node);
     // The classic canvas gives it a place of its height less a margin.

@@ -118,7 +118,13 @@ def frame_count(latent: Tensor, vae: VAEHandle) -> int:
 def save_mp4(
     images: Tensor | Input.Video, path: Path, fps: float, metadata: dict[str, Any] | None = None
 ) -> None:
-    """Frames (F, H, W, 3 or more), at `fps`, or a video, at its own rate, to an H.264 mp4."""
+    """Frames (F, H, W, 3 or more), at `fps`, or a video, at its own rate, to an H.264 mp4.
+
+    The graph in it is that of `metadata`, or none.
+    """
+    if isinstance(images, InputImpl.VideoFromFile):
+        # Core would keep the file's own: a graph that made something else, or that nobody wants to give away.
+        metadata = {"workflow": None, "prompt": None, **(metadata or {})}
     if isinstance(images, Input.Video):
         images.save_to(str(path), Types.VideoContainer.MP4, Types.VideoCodec.H264, metadata)
     else:

@@ -84,11 +84,16 @@ FRAMES_LATER = """
   next();
 })
 """
+# `more` bytes make the box with the pictures, an mp4's last, as large as a long video's.
 DROP = """
-async ([url, name]) => {
-  const blob = await (await fetch(url)).blob();
+async ([url, name, more]) => {
+  const bytes = await (await fetch(url)).arrayBuffer();
+  const view = new DataView(bytes);
+  let box = 0;
+  while (box + view.getUint32(box) < bytes.byteLength) box += view.getUint32(box);
+  view.setUint32(box, view.getUint32(box) + more);
   const dataTransfer = new DataTransfer();
-  dataTransfer.items.add(new File([blob], name, { type: "video/mp4" }));
+  dataTransfer.items.add(new File([bytes, new Uint8Array(more)], name, { type: "video/mp4" }));
   const place = { bubbles: true, cancelable: true, clientX: innerWidth / 2, clientY: innerHeight / 2 };
   document.dispatchEvent(new DragEvent("drop", { dataTransfer, ...place }));
 }
@@ -164,10 +169,10 @@ class Canvas:
         self.wait_for(f"() => {shown}.every((video) => video.readyState >= 3 && video.currentTime > 0)")
         return self.page.evaluate(f"{shown}.length")
 
-    def drop_video(self, shown: dict[str, str]) -> None:
-        """Drop a file that a node showed on the canvas."""
+    def drop_video(self, shown: dict[str, str], more: int = 0) -> None:
+        """Drop an mp4 that a node showed on the canvas, `more` bytes longer than it is."""
         query = "&".join(f"{key}={shown[key]}" for key in ("filename", "subfolder", "type"))
-        self.page.evaluate(DROP, [f"/view?{query}", shown["filename"]])
+        self.page.evaluate(DROP, [f"/view?{query}", shown["filename"], more])
 
     def boxes(self) -> dict[str, tuple[str, float, float, float, float]]:
         """Every node's type and left, top, right, bottom as it is drawn."""

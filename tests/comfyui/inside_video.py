@@ -26,6 +26,7 @@ sys.path.append(str(inside.PACK))  # behind ComfyUI's own folders; `bench` is in
 mm, handles, nodes = inside.mm, inside.handles, inside.nodes
 LiveBytes = importlib.import_module("bench.live").LiveBytes
 folder_paths = importlib.import_module("folder_paths")
+args = importlib.import_module("comfy.cli_args").args
 WanError = importlib.import_module("pack_under_test.wan_core.errors").WanError
 
 VAES = {"2.1": "wan_tiny_vae.safetensors", "2.2": "wan_tiny_vae_2_2.safetensors"}
@@ -104,6 +105,27 @@ def files() -> dict[str, Any]:
         "trimmed": list(trimmed.get_components().images.shape),
         "metadata": InputImpl.VideoFromFile(str(OUT / "from_video_00001_.mp4")).get_components().metadata,
     }
+
+
+def graphs() -> dict[str, Any]:
+    """What a saved file carries of graphs, by what was saved and how the run was queued."""
+    node = nodes.WanCoreSaveVideo
+    queued = {"graph": {"workflow": {"new": 1}}, "headless": None, "no metadata": {"workflow": {"new": 1}}}
+    old = OUT / "old.mp4"
+    lazy("2.1", 5).save_to(str(old), metadata={"workflow": {"old": 1}, "prompt": {"old": 2}})
+    inputs = {"frames": torch.zeros(5, 32, 32, 3), "stream": lazy("2.1", 5)}
+    inputs["file"] = InputImpl.VideoFromFile(str(old))
+    answer = {}
+    for how, extra_pnginfo in queued.items():
+        node.hidden = inside.SimpleNamespace(extra_pnginfo=extra_pnginfo, prompt={"new": 2})
+        args.disable_metadata = how == "no metadata"
+        for what, images in inputs.items():
+            path = node.execute(images, 16.0, f"{how}_{what}")[0].get_stream_source()
+            tags = InputImpl.VideoFromFile(path).get_components().metadata
+            carried = {key: json.loads(tags[key]) for key in ("workflow", "prompt") if key in tags}
+            answer[f"{how}, {what}"] = {key: value for key, value in carried.items() if value is not None}
+    args.disable_metadata = False
+    return answer
 
 
 def contact_sheet() -> dict[str, Any]:
@@ -251,7 +273,7 @@ def peak(work: Callable[[], object]) -> int:
 
 if __name__ == "__main__":
     questions = (facts, memory, memory_in_full, files, contact_sheet, interrupted, core_s_vae, refused)
-    questions += (compare, small_card)  # last: it leaves core believing in a device that is not there
+    questions += (compare, graphs, small_card)  # last: it leaves core believing in a device that is not there
     with torch.inference_mode():  # as nodes run
         answers = {question.__name__: question() for question in questions}
     sys.stdout.write(json.dumps(answers) + "\n")

@@ -6,6 +6,7 @@ pytest tests/comfyui/test_browser.py --basetemp=out/browser     (keeps the scree
 from __future__ import annotations
 
 import json
+import math
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,25 @@ def test_a_dropped_video_brings_its_graph_back(canvas: Canvas) -> None:
     canvas.wait_for("() => !app.graph.nodes.some((node) => node.type === 'WanCoreLoadLora')")
     canvas.settle()
     assert canvas.page.evaluate("app.graphToPrompt().then(p => p.output)") == queued
+
+
+def test_a_video_queued_headlessly_brings_its_graph_back(canvas: Canvas, server: ComfyServer) -> None:
+    """There is only the prompt then: whatever is in it, whoever saved it and however long the video is."""
+    graph = _quick_graph()
+    # as core notes it for nodes that are never to be cached; no other JSON has a NaN
+    run = server.run({**graph, "6": {**graph["6"], "is_changed": [math.nan]}})
+    ours, core = (run.outputs[key]["images"][0] for key in ("4", "5"))
+    for shown, more in ((ours, 0), (ours, 70 << 20), (core, 0)):
+        assert _dropped(canvas, shown, more) == graph
+    file = "carries_a_graph.mp4"
+    (server.base / "input").mkdir(exist_ok=True)
+    (server.base / "input" / file).write_bytes(server.view(ours))
+    save = {"images": ["1", 0], "fps": 16, "filename_prefix": "again", "contact_sheet": "none"}
+    again = {
+        "1": {"class_type": "LoadVideo", "inputs": {"file": file}},
+        "2": {"class_type": "WanCoreSaveVideo", "inputs": save},
+    }
+    assert set(_dropped(canvas, server.run(again).outputs["2"]["images"][0])) == {"1", "2"}
 
 
 def test_stopping_takes_effect_and_the_next_run_is_whole(canvas: Canvas) -> None:
@@ -141,6 +161,36 @@ def test_a_blueprint_runs_to_a_video(canvas: Canvas) -> None:
 def _elsewhere(value: Any) -> Any:
     """A file's name as a machine with other folders and the other slash has it."""
     return f"Wan2.2\\theirs\\{value}" if str(value).endswith(".safetensors") else value
+
+
+def _quick_graph() -> dict[str, Any]:
+    """An empty latent decoded while it is saved, by our node and by core's; and a text with many signs."""
+    empty = {"width": 32, "height": 32, "frames": 5, "model": "T2V-A14B"}
+    vae = {"vae_name": "wan_tiny_vae.safetensors", "precision": "float32, as released"}
+    ours = {"images": ["3", 0], "fps": 16, "filename_prefix": "ours", "contact_sheet": "none"}
+    core = {"video": ["3", 0], "filename_prefix": "core"}
+    core |= dict.fromkeys(("format", "format.codec", "codec"), "auto")
+    nodes = [
+        ("WanCoreEmptyVideoLatent", empty),
+        ("WanCoreLoadVAE", vae),
+        ("WanCoreDecodeToVideo", {"samples": ["1", 0], "vae": ["2", 0], "fps": 16}),
+        ("WanCoreSaveVideo", ours),
+        ("SaveVideo", core),
+        ("PrimitiveStringMultiline", {"value": 'NaN } {turns | {-Infinity: NaN, "x"} \\ 星'}),
+    ]
+    return {str(key): {"class_type": kind, "inputs": inputs} for key, (kind, inputs) in enumerate(nodes, 1)}
+
+
+def _dropped(canvas: Canvas, shown: dict[str, str], more: int = 0) -> dict[str, Any]:
+    """The graph that comes of dropping a file, API format."""
+    canvas.page.evaluate("app.graph.clear()")
+    canvas.drop_video(shown, more)
+    canvas.wait_for("() => app.graph.nodes.length > 1")
+    canvas.settle()
+    exported = canvas.page.evaluate("app.graphToPrompt().then(p => p.output)")
+    return {
+        key: {"class_type": node["class_type"], "inputs": node["inputs"]} for key, node in exported.items()
+    }
 
 
 def _overlapping(canvas: Canvas) -> list[tuple[str, str]]:

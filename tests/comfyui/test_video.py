@@ -67,6 +67,15 @@ def test_every_way_to_save_it(answers: dict[str, Any]) -> None:
     assert json.loads(found["metadata"]["prompt"]) == {"b": 2}
 
 
+@pytest.mark.parametrize("what", ["frames", "stream", "file"])
+def test_a_file_carries_the_graph_that_made_it_or_none(answers: dict[str, Any], what: str) -> None:
+    """`file` is a loaded one with a graph of its own, which must not come through."""
+    found = answers["graphs"]
+    assert found[f"graph, {what}"] == {"workflow": {"new": 1}, "prompt": {"new": 2}}
+    assert found[f"headless, {what}"] == {"prompt": {"new": 2}}
+    assert found[f"no metadata, {what}"] == {}
+
+
 def test_a_contact_sheet_does_not_decode_the_video_again(answers: dict[str, Any]) -> None:
     found = answers["contact_sheet"]
     assert found["decoded"] == 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from weakref import WeakKeyDictionary
 
+import comfy.model_patcher
 import comfy.sd
 from comfy_api.latest import io
 
@@ -13,8 +15,15 @@ from ..wan_core.request import check_text
 from ..wan_core.text.cleaning import clean_prompt
 from ..wan_core.text.tokenizer import MAX_TOKENS
 from ..wan_core.variants import T2V_A14B
+from .conditioning import Texts
 from .handles import TextEncoderHandle, check_length
 from .sockets import CATEGORY, WanTextEncoder
+
+TextEncoder = TextEncoderHandle | comfy.sd.CLIP
+
+# What an encoder made of the last texts it was given, 8 MB each with UMT5-XXL; it goes with the encoder.
+KEPT_TEXTS = 8
+_made = WeakKeyDictionary[comfy.model_patcher.ModelPatcher, OrderedDict[Hashable, Texts]]()
 
 
 class WanCoreTextEncode(io.ComfyNode):
@@ -66,19 +75,41 @@ class WanCoreTextEncode(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(
-        cls, text_encoder: TextEncoderHandle | comfy.sd.CLIP, positive: str, negative: str
-    ) -> io.NodeOutput:
+    def execute(cls, text_encoder: TextEncoder, positive: str, negative: str) -> io.NodeOutput:
         check_text("positive", positive, may_be_empty=False)
         negative = negative if clean_prompt(negative) else T2V_A14B.negative_prompt
-        encode = text_encoder.encode if isinstance(text_encoder, TextEncoderHandle) else core(text_encoder)
-        return io.NodeOutput(encode("positive", positive), encode("negative", negative))
+        texts = (encoded(text_encoder, *text) for text in (("positive", positive), ("negative", negative)))
+        return io.NodeOutput(*texts)
 
 
-def core(clip: comfy.sd.CLIP) -> Callable[[str, str], list[Any]]:
+def encoded(encoder: TextEncoder, field: str, text: str) -> Texts:
+    """What the encoder makes of a text: asked only where it is none of the last texts, whichever node's."""
+    encode = encoder.encode if isinstance(encoder, TextEncoderHandle) else core(encoder)
+    if encoder.patcher.forced_hooks is not None:  # core's hooks may change with what they hang on
+        return encode(field, text)
+    made = _made.setdefault(encoder.patcher, OrderedDict())
+    key = clean_prompt(text), settings_of(encoder)
+    if key not in made:
+        made[key] = encode(field, text)
+        if len(made) > KEPT_TEXTS:
+            made.popitem(last=False)
+    made.move_to_end(key)
+    return [[rows, {**more}] for rows, more in made[key]]
+
+
+def settings_of(encoder: TextEncoder) -> Hashable:
+    """What an encoder's answer depends on besides the text. Core's nodes change a CLIP's clone, whose patcher
+    is another; this holds where a node changes the CLIP itself."""
+    patches = encoder.patcher.patches_uuid
+    if isinstance(encoder, TextEncoderHandle):
+        return patches
+    return patches, encoder.layer_idx, repr(encoder.tokenizer_options)
+
+
+def core(clip: comfy.sd.CLIP) -> Callable[[str, str], Texts]:
     """ComfyUI's own text encoder, called as ours is; it pads to 512 tokens and never cuts."""
 
-    def encode(field: str, text: str) -> list[Any]:
+    def encode(field: str, text: str) -> Texts:
         conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(clean_prompt(text)))
         check_length(field, conditioning[0][0].shape[1], MAX_TOKENS)
         return conditioning

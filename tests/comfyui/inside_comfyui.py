@@ -7,6 +7,7 @@ All answers, in JSON, are the last line of stdout. No server, no graph: nodes ar
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import sys
@@ -85,6 +86,41 @@ def looks_reach_core() -> float:
     (looked,) = core.CLIPTextEncode().encode(clip, said)
     typed, _ = nodes.WanCoreTextEncode.execute(clip, f"{PROMPT}, warm colors", "").args
     return distance(looked[0][0], typed[0][0])
+
+
+def texts_are_encoded_once() -> dict[str, Any]:
+    """How often each kind of encoder runs for one pair of prompts after the other."""
+    found: dict[str, Any] = {}
+    for name, encoder in (("ours", handles.load_text_encoder(TEXT_ENCODER)), ("core's", core_clip())):
+        tables = [part for part in encoder.patcher.model.modules() if isinstance(part, torch.nn.Embedding)]
+        runs: list[int] = []
+        words = max(tables, key=lambda table: table.weight.shape[0])
+        words.register_forward_hook(lambda *_, runs=runs: runs.append(1))
+        asked, pairs = [], [("a", "b"), ("c", "b"), (" a ", "c"), ("d", "d")]
+        for positive, negative in pairs:
+            first = nodes.WanCoreTextEncode.execute(encoder, positive, negative).args
+            asked.append(len(runs))
+        again = nodes.WanCoreTextEncode.execute(encoder, *pairs[-1]).args
+        first[0][0][1]["mine"] = True  # a node that forgets to copy must not reach the others
+        text_encode = importlib.import_module("pack_under_test.nodes.text_encode")
+        for number in range(text_encode.KEPT_TEXTS):
+            nodes.WanCoreTextEncode.execute(encoder, f"filler {number}", "d")
+        asked.append(len(runs))
+        text_encode._made.clear()
+        anew = nodes.WanCoreTextEncode.execute(encoder, *pairs[-1]).args
+        found[name] = {
+            "runs": asked,
+            "kept": len(text_encode._made[encoder.patcher]),
+            "own": "mine" not in again[0][0][1],
+            "equal": torch.equal(again[0][0][0], anew[0][0][0]),
+        }
+        if name == "core's":
+            nodes.WanCoreTextEncode.execute(encoder.clone(), *pairs[-1])
+            found["clone"] = len(runs) - asked[-1]
+    del encoder, words, tables, first, again, anew
+    gc.collect()
+    found["left"] = len(text_encode._made)
+    return found
 
 
 def experts_take_turns() -> dict[str, Any]:
@@ -329,6 +365,7 @@ if __name__ == "__main__":
     # The last three leave core believing in a device that is not there.
     questions = (
         text_encoders_agree,
+        texts_are_encoded_once,
         looks_reach_core,
         experts_take_turns,
         weight_dtypes,

@@ -33,6 +33,15 @@ def test_core_s_text_encoder_and_ours_agree(answers: dict[str, Any]) -> None:
     assert found["latent"] < 1e-4
 
 
+def test_a_text_is_encoded_once_for_each_encoder(answers: dict[str, Any]) -> None:
+    """Of the pairs a/b, c/b, a/c and d/d only a, b, c and d are new; then eight more, and d is kept."""
+    found = answers["texts_are_encoded_once"]
+    for encoder in (found["ours"], found["core's"]):
+        assert encoder == {"runs": [2, 3, 3, 4, 12], "kept": 1, "own": True, "equal": True}
+    assert found["left"] == 0  # it goes with the encoder
+    assert found["clone"] == 2  # d again after all was forgotten, and d by the clone, which has its own
+
+
 def test_core_encodes_what_aesthetic_says(answers: dict[str, Any]) -> None:
     assert answers["looks_reach_core"] == 0
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..wan_core.errors import WanError
-from ..wan_core.request import MAX_FRAMES, MAX_SIDE, check_frames, check_side
-from ..wan_core.variants import T2V_A14B, TI2V_5B
+from ..wan_core.request import MAX_FRAMES, MAX_SIDE, ClipSize
+from ..wan_core.variants import T2V_A14B, TI2V_5B, Variant
 from .conditioning import empty_latent
+from .hosting import log, say
 from .sockets import CATEGORY
 
 WIDTH, HEIGHT = 832, 480
@@ -33,7 +33,8 @@ class WanCoreEmptyVideoLatent(io.ComfyNode):
                     min=side,
                     max=MAX_SIDE,
                     step=side,
-                    tooltip=f"Pixels, a multiple of {side} ({TI2V_5B.size_multiple} for TI2V-5B).",
+                    tooltip=f"Pixels; the nearest multiple of {side} is made, for TI2V-5B of "
+                    f"{TI2V_5B.size_multiple}.",
                 ),
                 io.Int.Input(
                     "height",
@@ -41,7 +42,8 @@ class WanCoreEmptyVideoLatent(io.ComfyNode):
                     min=side,
                     max=MAX_SIDE,
                     step=side,
-                    tooltip=f"Pixels, a multiple of {side} ({TI2V_5B.size_multiple} for TI2V-5B).",
+                    tooltip=f"Pixels; the nearest multiple of {side} is made, for TI2V-5B of "
+                    f"{TI2V_5B.size_multiple}.",
                 ),
                 io.Int.Input(
                     "frames",
@@ -49,7 +51,8 @@ class WanCoreEmptyVideoLatent(io.ComfyNode):
                     min=1,
                     max=MAX_FRAMES,
                     step=T2V_A14B.vae_stride[0],
-                    tooltip="One more than a multiple of 4. At 16 frames a second, 81 last five seconds.",
+                    tooltip="One more than a multiple of 4 is made, the nearest. At 16 frames a second, 81 "
+                    "last five seconds.",
                 ),
                 io.Combo.Input(
                     "model",
@@ -63,24 +66,17 @@ class WanCoreEmptyVideoLatent(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, frames: object) -> bool | str:
-        """Refuse a bad frame count when the graph is queued.
-
-        Core repeats a message once for each input named here, so only this one is; the sizes follow in
-        `execute`, still before any sampling. What is no int comes from a link and is not known yet (None), or
-        core has complained about it already.
-        """
-        try:
-            if isinstance(frames, int):
-                check_frames(frames, T2V_A14B.vae_stride[0])
-        except WanError as error:
-            return str(error)
-        return True
-
-    @classmethod
     def execute(cls, width: int, height: int, frames: int, model: str = "T2V-A14B") -> io.NodeOutput:
         variant = MODELS[model]
-        check_frames(frames, variant.vae_stride[0])
-        check_side("width", width, variant.size_multiple)
-        check_side("height", height, variant.size_multiple)
-        return io.NodeOutput(empty_latent(variant, width, height, frames))
+        asked = ClipSize(width, height, frames)
+        used = asked.fitted(variant)
+        say_size(asked, used, variant)
+        return io.NodeOutput(empty_latent(variant, used.width, used.height, used.frames))
+
+
+def say_size(asked: ClipSize, used: ClipSize, variant: Variant) -> None:
+    """On the node the size there will be, and where it is not what was asked for, in the log as well."""
+    words = used.made_of(asked, variant)
+    say(words)
+    if used != asked:
+        log.info(words)

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ..wan_core.errors import WanError
 from ..wan_core.models.latent_scale import normalize_latent
-from ..wan_core.request import MAX_FRAMES, MAX_SIDE, check_frames, check_side
+from ..wan_core.request import MAX_FRAMES, MAX_SIDE, ClipSize
 from ..wan_core.variants import I2V_A14B, TI2V_5B, Encode, Variant
 from ..wan_core.variants.images import EXACT, RELEASED, crop_to_aspect
 from .conditioning import Latent, Texts, empty_latent, with_channels, with_clean_frames
+from .empty_video_latent import say_size
 from .handles import VAEHandle
-from .hosting import say
 from .sockets import CATEGORY, WanVAE
 
 # How the video's size comes about: the rounding of the size that follows from the picture, or None.
@@ -68,8 +68,8 @@ class WanCoreImageToVideo(io.ComfyNode):
                     min=1,
                     max=MAX_FRAMES,
                     step=I2V_A14B.vae_stride[0],
-                    tooltip="One more than a multiple of 4. I2V-A14B is made for 81 at 16 frames a second, "
-                    "TI2V-5B for 121 at 24.",
+                    tooltip="One more than a multiple of 4 is made, the nearest. I2V-A14B makes 81 at 16 "
+                    "frames a second, TI2V-5B 121 at 24.",
                 ),
                 io.Image.Input("start_image", optional=True, tooltip="The video's first frame."),
                 io.Image.Input("end_image", optional=True, tooltip="The video's last frame; I2V-A14B only."),
@@ -80,16 +80,6 @@ class WanCoreImageToVideo(io.ComfyNode):
                 io.Latent.Output(display_name="latent", tooltip="For the Sampler."),
             ],
         )
-
-    @classmethod
-    def validate_inputs(cls, frames: object) -> bool | str:
-        """Refuse a bad frame count when the graph is queued; see Empty Video Latent."""
-        try:
-            if isinstance(frames, int):
-                check_frames(frames, I2V_A14B.vae_stride[0])
-        except WanError as error:
-            return str(error)
-        return True
 
     @classmethod
     def execute(
@@ -105,18 +95,20 @@ class WanCoreImageToVideo(io.ComfyNode):
         end_image: Tensor | None = None,
     ) -> io.NodeOutput:
         variant = variant_of_vae(vae)
-        check_frames(frames, variant.vae_stride[0])
         start, end = one_picture("start_image", start_image), one_picture("end_image", end_image)
-        variant.check_images(start is not None, end is not None, frames)
+        asked = ClipSize(width, height, frames)
+        used = asked.fitted(variant)
+        variant.check_images(start is not None, end is not None, used.frames)
         rounding, first = SIZES[size], end if start is None else start
         if rounding is not None and first is not None:
             rows, columns, _ = first.shape
             width, height = variant.size_for_image(columns, rows, width * height, rounding)
+            asked = ClipSize(width, height, frames)
+            used = asked.fitted(variant)
         elif variant.stretches_image:  # so that nothing is squashed
-            start, end = (cropped(picture, width, height) for picture in (start, end))
-        check_side("width", width, variant.size_multiple)
-        check_side("height", height, variant.size_multiple)
-        say(f"{width} x {height}, {frames} frames, for {variant.title}")
+            start, end = (cropped(picture, used.width, used.height) for picture in (start, end))
+        say_size(asked, used, variant)
+        width, height, frames = used.width, used.height, used.frames
         conditioning = variant.prepare(start, end, frames, height, width, encoder(vae))
         latent: Latent = empty_latent(variant, width, height, frames)
         if conditioning.channels is not None:

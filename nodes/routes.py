@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from ..wan_core.aesthetic import compose, look_of
 from ..wan_core.checkpoints import CLIPS, inspect
 from ..wan_core.errors import WanError, shown
 from ..wan_core.presets import Preset, presets_for
-from ..wan_core.request import Request, check_frames, check_side
+from ..wan_core.request import ClipSize, Request
 from ..wan_core.sampling.plan import plan, plan_summary
 from ..wan_core.schedulers import SCHEDULERS
 from ..wan_core.variants import TASKS, VARIANTS, Variant, variant_for_task
@@ -60,19 +61,17 @@ def size_answer(query: Query) -> dict[str, Any]:
     """What `?task&width&height&frames` come to; with `follows=1` the size is a picture's."""
     variant = variant_for_task(query.get("task", VARIANTS[0].task))
     sides = {name: number(query, name, int) for name in ("width", "height", "frames")}
-    request = Request.for_variant(
-        variant, "", **{name: size for name, size in sides.items() if size is not None}
-    )
-    check_frames(request.frames, variant.vae_stride[0])
-    check_side("width", request.width, variant.size_multiple)
-    check_side("height", request.height, variant.size_multiple)
-    latent = request.latent_shape(variant)
-    length = f"{request.frames} frames, {request.frames / variant.fps:.1f} s at {variant.fps} fps"
+    released = Request.for_variant(variant, "")
+    asked = ClipSize(*(getattr(released, name) if side is None else side for name, side in sides.items()))
+    used = asked.fitted(variant)
+    latent = replace(released, width=used.width, height=used.height, frames=used.frames).latent_shape(variant)
+    length = f"{used.frames} frames, {used.frames / variant.fps:.1f} s at {variant.fps} fps"
     if query.get("follows") == "1":
         line = f"{length}, in the picture's aspect"
     else:
-        line = f"{length}, latent {' x '.join(map(str, latent))}"
-    return {"width": request.width, "height": request.height, "latent": latent, "line": line}
+        size = "" if used == asked else f"becomes {used.width} x {used.height}, "
+        line = f"{size}{length}, latent {' x '.join(map(str, latent))}"
+    return {"width": used.width, "height": used.height, "latent": latent, "line": line}
 
 
 def aesthetic_answer(query: Query) -> dict[str, Any]:

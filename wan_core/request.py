@@ -26,7 +26,7 @@ from .variants.variant import DENSE, END_IMAGE, HIGH_NOISE, LOW_NOISE, START_IMA
 
 # The rotary tables know 1024 positions per axis; these stay well inside and still catch a slipped digit.
 MAX_FRAMES = 1025
-MAX_SIDE = 4096
+MIN_SIDE, MAX_SIDE = 16, 4096
 
 PictureSource = Picture | Image | Tensor | str | Path
 
@@ -173,6 +173,48 @@ class Request:
         width, height = self.size(variant)
         check_side("width", width, variant.size_multiple)
         check_side("height", height, variant.size_multiple)
+
+
+@dataclass(frozen=True)
+class ClipSize:
+    """How large, in pixels, and how long a video is."""
+
+    width: int
+    height: int
+    frames: int
+
+    def __str__(self) -> str:
+        return f"{self.width} x {self.height}, {self.frames} frames"
+
+    def fitted(self, variant: Variant) -> ClipSize:
+        """The nearest that a variant can make: sides on its grid, frames 4n+1; halves go up.
+
+        Raises WanError for a number out of range.
+        """
+        return ClipSize(
+            nearest_side("width", self.width, variant.size_multiple),
+            nearest_side("height", self.height, variant.size_multiple),
+            nearest_frames(self.frames, variant.vae_stride[0]),
+        )
+
+    def made_of(self, asked: ClipSize, variant: Variant) -> str:
+        """What came of a size that was asked for: "850 x 480, 80 frames became 848 x 480, 81 frames: ..."."""
+        if self == asked:
+            return f"{self}, for {variant.title}"
+        grid, every = variant.size_multiple, variant.vae_stride[0]
+        return f"{asked} became {self}: {variant.title} takes multiples of {grid} and {every}n+1 frames"
+
+
+def nearest_side(field: str, pixels: int, multiple: int) -> int:
+    """The multiple nearest to a width or height, the larger of two. Raises WanError out of range."""
+    _check_whole(field, pixels, MIN_SIDE, MAX_SIDE)
+    return (pixels + multiple // 2) // multiple * multiple
+
+
+def nearest_frames(frames: int, stride: int) -> int:
+    """The nearest stride * n + 1, the larger of two. Raises WanError out of range."""
+    _check_whole("frames", frames, 1, MAX_FRAMES)
+    return (frames - 1 + stride // 2) // stride * stride + 1
 
 
 def check_text(field: str, text: str, may_be_empty: bool) -> None:

@@ -75,6 +75,8 @@ def test_a_size_comes_to_the_latent_that_the_node_makes(server: ComfyServer) -> 
     told = asked(server, "size", task="t2v", width=832, height=480, frames=81)
     assert told["latent"] == [16, 21, 60, 104]
     assert told["line"] == "81 frames, 5.1 s at 16 fps, latent 16 x 21 x 60 x 104"
+    told = asked(server, "size", task="t2v", width=850, height=480, frames=80)
+    assert told["line"] == "becomes 848 x 480, 81 frames, 5.1 s at 16 fps, latent 16 x 21 x 60 x 106"
     told = asked(server, "size", task="ti2v", width=1280, height=704, frames=121, follows=1)
     assert told["line"] == "121 frames, 5.0 s at 24 fps, in the picture's aspect"
 

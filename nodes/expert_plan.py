@@ -83,6 +83,7 @@ def schedule_inputs() -> list[io.Input]:
             max=1.0,
             step=0.005,
             round=0.0001,
+            advanced=True,
             tooltip="The noise level at which the low-noise expert takes over. Released: 0.875 for T2V, "
             "0.9 for I2V; TI2V has one network and does not use it.",
         ),
@@ -90,6 +91,7 @@ def schedule_inputs() -> list[io.Input]:
             "scheduler",
             options=list(SCHEDULERS),
             default=SCHEDULERS[0],
+            advanced=True,
             tooltip="The solver. unipc is the released default; flowmatch_euler tells exact timesteps, which "
             "4-step LoRAs want.",
         ),

@@ -43,6 +43,7 @@ class WanCoreLoadLora(io.ComfyNode):
                     "partner",
                     options=FileNames([AUTO, NONE, *files]),
                     default=AUTO,
+                    advanced=True,
                     tooltip="The file for the other expert; auto finds the one named alike, with low for "
                     "high. Choose lora_name again to feed both from a file that is one's by its name.",
                 ),

@@ -52,6 +52,7 @@ class WanCoreLoadModel(io.ComfyNode):
                     "weight_dtype",
                     options=list(WEIGHT_DTYPES),
                     default="auto",
+                    advanced=True,
                     tooltip="The type the weights are kept and computed in; auto keeps the file's own and "
                     "computes in bfloat16. A CPU computes in float32 whatever stands here.",
                 ),

@@ -39,6 +39,7 @@ class WanCoreLoadVAE(io.ComfyNode):
                     options=list(VAE_PRECISIONS),
                     default=AS_RELEASED,
                     optional=True,
+                    advanced=True,
                     tooltip="What it computes in. bfloat16 takes half the memory and moves pixels by less "
                     "than 1 %, as ComfyUI's own VAEs do on most cards.",
                 ),

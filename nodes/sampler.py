@@ -142,6 +142,7 @@ def preview_input() -> io.Combo.Input:
         options=list(PREVIEWS),
         default=ANIMATED,
         optional=True,
+        advanced=True,
         tooltip="A rough moving picture on the node while it samples, about one a second; it costs no time. "
         "ComfyUI's own preview setting is not asked.",
     )

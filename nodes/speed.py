@@ -46,12 +46,14 @@ class WanCoreSpeed(io.ComfyNode):
                     "residual",
                     options=list(RESIDUALS),
                     default=EXACT.residual,
+                    advanced=True,
                     tooltip="What the network's running sum is kept in. float32 is as released; 16-bit takes "
                     "less memory and is not exact.",
                 ),
                 io.Boolean.Input(
                     "fp8_matmul",
                     default=EXACT.fp8_matmul,
+                    advanced=True,
                     tooltip="Multiply weights that are stored in fp8 in fp8, on cards that can (RTX 40 and "
                     "newer, H100). Faster and not exact.",
                 ),

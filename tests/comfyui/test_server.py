@@ -23,6 +23,21 @@ FILE_INPUTS = (
     *("lora_name", "partner"),
 )
 
+ADVANCED = {
+    ("WanCoreExpertPlan", "boundary"),
+    ("WanCoreExpertPlan", "scheduler"),
+    ("WanCoreLoadLora", "partner"),
+    ("WanCoreLoadModel", "weight_dtype"),
+    ("WanCoreLoadVAE", "precision"),
+    ("WanCoreSampler", "boundary"),
+    ("WanCoreSampler", "cfg_steps"),
+    ("WanCoreSampler", "preview"),
+    ("WanCoreSampler", "scheduler"),
+    ("WanCoreSaveVideo", "contact_sheet"),
+    ("WanCoreSpeed", "fp8_matmul"),
+    ("WanCoreSpeed", "residual"),
+}
+
 
 def test_the_pack_is_imported_without_complaint(server: ComfyServer) -> None:
     # ComfyUI goes on without a pack that fails and exits with 0, so its log is the only witness.
@@ -53,6 +68,19 @@ def test_every_node_explains_itself(server: ComfyServer) -> None:
         help_page = server.get_bytes(f"/extensions/wancore/docs/{name}.md").decode()
         for field in inputs:
             assert field in help_page, f"the help page of {name} does not mention {field}"
+
+
+def test_what_a_first_user_need_not_see_is_folded_away(server: ComfyServer) -> None:
+    """Nodes 2.0 shows these on demand. The numbers everybody sets are never among them."""
+    found = {
+        (name, field)
+        for name, node in our_nodes(server).items()
+        for field, spec in (node["input"].get("required", {}) | node["input"].get("optional", {})).items()
+        if spec[1].get("advanced")
+    }
+    assert found >= ADVANCED
+    always = {"positive", "negative", "steps", "cfg_high", "cfg_low", "seed", "width", "height", "frames"}
+    assert not always & {field for _, field in found}
 
 
 def test_every_number_has_finite_limits(server: ComfyServer) -> None:

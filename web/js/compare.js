@@ -52,7 +52,8 @@ const STYLE = `
 .wancore-compare input { flex: 1; min-width: 40px; height: 16px; margin: 0; accent-color: #4c9bf5;
   cursor: pointer; }
 .wancore-compare .time { flex: none; font-variant-numeric: tabular-nums; }
-.wancore-compare .view { display: flex; flex: none; }
+.wancore-compare .view { display: flex; flex: none; margin-left: auto; }
+.wancore-compare .still > :not(.view) { display: none; }
 .wancore-compare .view button:first-child { border-radius: 4px 0 0 4px; }
 .wancore-compare .view button:last-child { border-radius: 0 4px 4px 0; border-left: none; }
 .wancore-compare .view .chosen { background: #4c9bf5; border-color: #4c9bf5; color: #101114; }
@@ -164,6 +165,7 @@ class Player {
     this.#layOut();
     this.playback.pause();
     this.playback.load(compare);
+    this.bar.classList.toggle("still", this.playback.isStill);
     this.scrubber.max = this.playback.seconds - this.playback.step;
     this.scrubber.step = this.playback.step;
     this.playback.play();

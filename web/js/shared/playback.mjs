@@ -42,8 +42,13 @@ export class Playback {
     return 1 / Math.max(...this.clips.map((clip) => clip.fps));
   }
 
+  /** Whether there is but one frame to show. */
+  get isStill() {
+    return this.seconds <= this.step;
+  }
+
   play() {
-    if (this.playing || this.seconds <= this.step) return; // pictures need no clock
+    if (this.playing || this.isStill) return;
     this.playing = true;
     this.last = performance.now();
     if (this.time >= this.seconds - this.step) this.seek(0);
@@ -70,10 +75,9 @@ export class Playback {
 
   #tick(now) {
     if (!this.playing) return;
-    if (!this.videos[0].isConnected) return this.pause();
     const passed = ((now - this.last) / 1000) * this.speed;
     this.last = now;
-    if (this.videos.every(isReady)) this.#advance(passed);
+    if (this.videos.every(isReady)) this.#advance(passed); // not while the page shows another graph
     requestAnimationFrame((later) => this.#tick(later));
   }
 
@@ -95,7 +99,12 @@ export class Playback {
     if (Math.abs(lag) > FAR) video.currentTime = this.#within(index);
     const pace = Math.abs(lag) > NEAR ? Math.max(SLOWEST, 1 + lag / CATCH_UP_SECONDS) : 1;
     video.playbackRate = this.speed * pace;
-    if (video.paused) video.play().catch(() => this.pause()); // a browser may want a click first
+    if (video.paused) video.play().catch((error) => this.#refused(error));
+  }
+
+  /** A browser may want a click first. A video that was stopped before it began, as by a seek, goes on. */
+  #refused(error) {
+    if (error.name === "NotAllowedError") this.pause();
   }
 
   #end(index) {
@@ -111,5 +120,5 @@ export class Playback {
 }
 
 function isReady(video) {
-  return !video.seeking && video.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA;
+  return video.isConnected && !video.seeking && video.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA;
 }

@@ -1,6 +1,6 @@
 /**
- * The Sampler's moving preview where ComfyUI itself shows a still or none: on the classic canvas, and on the
- * node of a subgraph that has a Sampler inside. Everywhere else Nodes 2.0 plays it by itself.
+ * The Sampler's moving preview where ComfyUI itself shows a still or nothing: on the classic canvas, and on
+ * the node of a subgraph with a Sampler inside. There it also says what the nodes inside say on themselves.
  */
 
 import { api } from "../../../scripts/api.js";
@@ -8,52 +8,74 @@ import { app } from "../../../scripts/app.js";
 import { findNode, isExposed } from "./shared/graph.mjs";
 
 const SAMPLER = "WanCoreSampler";
+const OURS = "WanCore";
 const WIDGET = "wancore preview";
 const CORE_WIDGET = "$$canvas-image-preview";
 const LEAST = 120; // pixels high
 const MOST = 280;
-const MARGIN = 20; // what a node keeps free left and right of an element, together
+const LINES = 34; // what two lines of text take
+const MARGIN = 20; // what a node keeps free left and right of an element, together, and above and below it
 const WAITING = "0.35"; // how much is seen of the last run's picture before the first of this one
+const STYLE = `
+  .wancore-preview { display: flex; flex-direction: column; pointer-events: none; overflow: hidden; }
+  .wancore-preview img { flex: 1; min-height: 0; width: 100%; object-fit: contain; border-radius: 6px; }
+  .wancore-preview div { flex: none; height: ${LINES}px; padding-top: 4px; box-sizing: border-box;
+    overflow: hidden; color: #d7dae0; font: 11px/15px Inter, Arial, sans-serif; text-align: center; }
+  .wancore-preview [hidden] { display: none; }
+`;
 
-const places = new WeakMap(); // node -> its image and the widget that holds it
+const places = new WeakMap(); // node -> its Place
 
-/** Shows a picture on a node in place of the one before. */
-function show(node, blob) {
-  if (!places.has(node)) places.set(node, placed(node));
-  const { image } = places.get(node);
-  const old = image.src;
-  image.src = URL.createObjectURL(blob);
-  image.style.opacity = "1";
-  if (old) URL.revokeObjectURL(old);
+/** An empty place on a node, below its widgets, for a picture and a line. Nothing of it is saved or sent. */
+class Place {
+  constructor(node) {
+    this.node = node;
+    this.element = document.createElement("div");
+    this.element.className = "wancore-preview";
+    this.element.innerHTML = '<img alt="" hidden><div hidden></div>';
+    [this.image, this.line] = this.element.children;
+    this.image.addEventListener("load", () => this.grow());
+    const options = { serialize: false, getMinHeight: () => this.height() };
+    this.widget = node.addDOMWidget(WIDGET, "wancore", this.element, options);
+    this.widget.serialize = false; // not in the saved graph
+  }
+
+  height() {
+    const line = this.line.hidden ? 0 : LINES;
+    if (this.image.hidden) return line + MARGIN;
+    const ratio = this.image.naturalWidth ? this.image.naturalHeight / this.image.naturalWidth : 9 / 16;
+    const picture = Math.min(MOST, Math.max(LEAST, (this.node.size[0] - MARGIN) * ratio));
+    return Math.round(picture + line + MARGIN);
+  }
+
+  /** Shows a picture in place of the one before. */
+  show(blob) {
+    const old = this.image.src;
+    this.image.hidden = false;
+    this.image.style.opacity = "1";
+    // The classic canvas gives it a place of its height; Nodes 2.0 as much as it takes.
+    this.image.style.maxHeight = LiteGraph.vueNodesMode ? `${MOST}px` : "";
+    this.image.src = URL.createObjectURL(blob);
+    if (old) URL.revokeObjectURL(old);
+  }
+
+  say(text) {
+    this.line.hidden = false;
+    this.line.textContent = text;
+    this.grow();
+  }
+
+  /** Makes the node as high as what is on it; one that the user made higher stays so. */
+  grow() {
+    const [, needed] = this.node.computeSize();
+    if (this.node.size[1] < needed) this.node.setSize([this.node.size[0], needed]);
+    app.canvas?.setDirty(true, true);
+  }
 }
 
-/** An empty place for pictures on a node, below its widgets. Nothing of it is saved or sent. */
-function placed(node) {
-  const image = document.createElement("img");
-  image.alt = "";
-  image.draggable = false;
-  Object.assign(image.style, {
-    width: "100%",
-    height: "100%",
-    objectFit: "contain",
-    borderRadius: "6px",
-    pointerEvents: "none", // the node is dragged by it
-  });
-  const height = () => {
-    const ratio = image.naturalWidth ? image.naturalHeight / image.naturalWidth : 9 / 16;
-    return Math.round(Math.min(MOST, Math.max(LEAST, (node.size[0] - MARGIN) * ratio)));
-  };
-  const made = node.addDOMWidget(WIDGET, "wancore", image, { serialize: false, getMinHeight: height });
-  made.serialize = false; // not in the saved graph
-  image.addEventListener("load", () => grow(node));
-  return { image, made };
-}
-
-/** Makes a node as high as what is on it; one that the user made higher stays so. */
-function grow(node) {
-  const [, needed] = node.computeSize();
-  if (node.size[1] < needed) node.setSize([node.size[0], needed]);
-  app.canvas?.setDirty(true, true);
+function placeOn(node) {
+  if (!places.has(node)) places.set(node, new Place(node));
+  return places.get(node);
 }
 
 /**
@@ -61,23 +83,23 @@ function grow(node) {
  * @param {object} node
  */
 export function remove(node) {
-  if (!places.has(node)) return;
-  const { image, made } = places.get(node);
-  URL.revokeObjectURL(image.src);
+  const place = places.get(node);
+  if (!place) return;
   places.delete(node);
-  node.removeWidget(made);
+  URL.revokeObjectURL(place.image.src);
+  node.removeWidget(place.widget);
 }
 
 /** Takes the still that ComfyUI draws of the same picture off a node of the classic canvas. */
 function withoutStill(node) {
-  const place = node.graph.isRootGraph ? String(node.id) : `${node.graph.id}:${node.id}`;
-  node.preview = app.nodePreviewImages?.[place]; // as if it were drawn already
+  const key = node.graph.isRootGraph ? String(node.id) : `${node.graph.id}:${node.id}`;
+  node.preview = app.nodePreviewImages?.[key]; // as if it were drawn already
   node.imgs = undefined;
   const still = node.widgets?.find((one) => one.name === CORE_WIDGET);
   if (still) node.removeWidget(still);
 }
 
-/** The nodes from the outermost subgraph's down to the Sampler, for "8:5" the nodes "8" and "8:5". */
+/** The nodes from the outermost subgraph's down to one inside, for "8:5" the nodes "8" and "8:5". */
 function onTheWay(id) {
   const parts = String(id).split(":");
   return parts.map((_, last) => ({
@@ -91,14 +113,22 @@ function onPreview({ detail }) {
   if (way.at(-1).node?.type !== SAMPLER) return;
   for (const { node, inside } of way) {
     if (!LiteGraph.vueNodesMode) {
-      show(node, detail.blob);
+      placeOn(node).show(detail.blob);
       queueMicrotask(() => withoutStill(node)); // once ComfyUI has heard of it, too
-    } else if (inside === undefined || isExposed(node, inside)) {
-      remove(node);
+    } else if (inside === undefined) {
+      remove(node); // ComfyUI shows it
+    } else if (isExposed(node, inside)) {
+      if (places.has(node)) places.get(node).image.hidden = true;
     } else {
-      show(node, detail.blob);
+      placeOn(node).show(detail.blob);
     }
   }
+}
+
+function onText({ detail }) {
+  const way = onTheWay(detail.nodeId);
+  if (!way.at(-1).node?.type?.startsWith(OURS)) return;
+  for (const { node } of way.slice(0, -1)) placeOn(node).say(detail.text.split("\n")[0]);
 }
 
 function onStep({ detail }) {
@@ -111,7 +141,11 @@ function onStep({ detail }) {
 app.registerExtension({
   name: "WanCore.Preview",
   setup() {
+    const style = document.createElement("style");
+    style.textContent = STYLE;
+    document.head.append(style);
     api.addEventListener("b_preview_with_metadata", onPreview);
+    api.addEventListener("progress_text", onText);
     api.addEventListener("wancore.step", onStep);
   },
 });

@@ -100,14 +100,10 @@ def test_a_presets_numbers_follow_the_model_and_the_users_stay(graph: Canvas) ->
 
 
 def test_a_new_sampler_takes_its_models_numbers_and_a_loaded_graph_keeps_its_own(graph: Canvas) -> None:
-    graph.page.evaluate(
-        """([loader, sampler, file]) => {
-          for (const type of [loader, sampler]) app.graph.add(LiteGraph.createNode(type));
-          here(loader).widgets[0].value = file;
-          here(loader).connect(0, here(sampler), 0);
-        }""",
-        [LOADER, SAMPLER, I2V],
-    )
+    graph.page.evaluate("(type) => app.graph.add(LiteGraph.createNode(type))", LOADER)
+    graph.page.evaluate("(file) => { here('WanCoreLoadModel').widgets[0].value = file; }", I2V)
+    graph.page.evaluate("(type) => app.graph.add(LiteGraph.createNode(type))", SAMPLER)
+    graph.page.evaluate("here('WanCoreLoadModel').connect(0, here('WanCoreSampler'), 0)")
     graph.wait_for("() => preset() === 'released' && values('WanCoreSampler', ['shift'])[0] === 5")
     assert values(graph) == preset_values("i2v", "released")
     # T2V's released numbers with the I2V model, as somebody may have saved them.
@@ -120,6 +116,16 @@ def test_a_new_sampler_takes_its_models_numbers_and_a_loaded_graph_keeps_its_own
     assert graph.page.evaluate("app.graph.serialize().nodes.map((n) => n.widgets_values)") == [
         node.get("widgets_values") for node in saved["nodes"]
     ]
+
+
+def test_an_api_file_keeps_its_numbers(graph: Canvas) -> None:
+    prompt = json.loads((ROOT / "example_workflows" / "api" / "image_to_video.json").read_text())
+    odd = dict(zip(NUMBERS, preset_values("t2v", "released"), strict=True))
+    sampler = next(node for node in prompt.values() if node["class_type"] == SAMPLER)
+    sampler["inputs"] |= odd
+    graph.page.evaluate("(prompt) => app.loadApiJson(prompt, 'numbers')", prompt)
+    graph.wait_for("() => drawn().length === 40 && preset() === 'custom'")
+    assert values(graph) == list(odd.values())
 
 
 def test_inside_a_subgraph_the_outer_nodes_widgets_count(graph: Canvas) -> None:

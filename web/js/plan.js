@@ -7,20 +7,24 @@ import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { colourOf, drawPlan, stepAt, wordsOf } from "./shared/chart.mjs";
 import { addElement, ask, fillWidgets, findNode, valueOf, watch, widget } from "./shared/graph.mjs";
-import { askOnce, modelFile } from "./shared/model.mjs";
+import { askOnce, modelFile, modelLoader } from "./shared/model.mjs";
 import { makePanel, showOptions, words, wrongWords } from "./shared/panel.mjs";
 
 const NODES = ["WanCoreSampler", "WanCoreExpertPlan"];
 const SCHEDULE = ["steps", "shift", "boundary", "scheduler"];
 const PRESET = [...SCHEDULE, "cfg_high", "cfg_low", "cfg_steps"];
 const DEFAULT_TASK = "t2v"; // whose released numbers a new Sampler has
+const WIDTH = 350;
 const HEIGHT = 206;
-const CHART = '<svg role="img" style="flex: 1 1 140px; min-height: 140px; width: 100%"></svg>';
+const CHART_HEIGHT = 140; // at least
+const CHART_STYLE = `flex: 1 1 ${CHART_HEIGHT}px; min-height: ${CHART_HEIGHT}px; width: 100%`;
 const SWATCH = "display: inline-block; width: 8px; height: 8px; margin-right: 5px; border-radius: 2px";
 const RUN_ENDS = ["execution_success", "execution_error", "execution_interrupted", "reconnected"];
 
 const panels = new WeakMap(); // node -> its panel
 const running = new Set(); // panels that show a marker
+const batches = new WeakMap(); // node -> the moment it was made in; those of a loaded graph share one
+let batch = null;
 
 app.registerExtension({
   name: "WanCore.Plan",
@@ -29,9 +33,16 @@ app.registerExtension({
     for (const name of RUN_ENDS) api.addEventListener(name, clearMarkers);
   },
   nodeCreated(node) {
+    batch ??= startBatch();
+    batches.set(node, batch);
     if (NODES.includes(node.comfyClass)) panels.set(node, new PlanPanel(node));
   },
 });
+
+function startBatch() {
+  setTimeout(() => (batch = null));
+  return {};
+}
 
 function clearMarkers() {
   for (const panel of running) panel.mark(null);
@@ -41,7 +52,8 @@ function clearMarkers() {
 class PlanPanel {
   constructor(node) {
     this.node = node;
-    this.task = DEFAULT_TASK; // whose presets the numbers are compared with
+    this.task = DEFAULT_TASK; // whose presets the numbers are compared with; null: not known yet
+    this.met = false;
     this.presets = {}; // by task
     this.plan = null;
     this.trouble = ""; // what keeps the model from being known
@@ -49,7 +61,7 @@ class PlanPanel {
     this.pointed = null;
     this.questions = 0;
     this.build();
-    addElement(node, "plan", this.element, { height: HEIGHT });
+    addElement(node, "plan", this.element, { height: HEIGHT, width: WIDTH });
     this.neverChangeLoadedNumbers();
     watch(node, () => this.settings(), (settings) => this.follow(settings));
     new ResizeObserver(() => this.draw()).observe(this.svg);
@@ -58,7 +70,7 @@ class PlanPanel {
   build() {
     Object.assign(this, makePanel("Preset", (name) => this.fill(this.presetNamed(name))));
     this.element.classList.add("wancore-plan");
-    this.line.insertAdjacentHTML("beforebegin", CHART);
+    this.line.insertAdjacentHTML("beforebegin", `<svg role="img" style="${CHART_STYLE}"></svg>`);
     this.svg = this.element.querySelector("svg");
     this.svg.addEventListener("pointermove", (event) => this.point(event));
     this.svg.addEventListener("pointerleave", () => this.point(null));
@@ -72,6 +84,15 @@ class PlanPanel {
       this.task = null;
       return configured?.apply(node, given);
     };
+  }
+
+  /** The first time that a task is told: one that came with the node is the one its numbers are of. */
+  meet() {
+    if (this.met) return;
+    this.met = true;
+    // An API-format file makes its nodes without configuring them, all in one go.
+    const loader = modelLoader(this.node);
+    if (!loader || batches.get(loader) === batches.get(this.node)) this.task = null;
   }
 
   /** All that the panel depends on. */
@@ -105,7 +126,9 @@ class PlanPanel {
    * all others stay. Returns whether any changed.
    */
   changeTask(task) {
-    if (task === null || task === this.task) return false;
+    if (task === null) return false;
+    this.meet();
+    if (task === this.task) return false;
     const former = this.task === null ? null : this.presetNow();
     this.task = task;
     return former !== null && former !== undefined && this.fill(this.presetNamed(former.name));
@@ -158,16 +181,16 @@ class PlanPanel {
     this.draw();
   }
 
+  /** Of the picture; outside the view it has none yet, and is drawn anew once it has. */
   size() {
-    return { width: this.svg.clientWidth, height: this.svg.clientHeight };
+    return { width: this.svg.clientWidth || WIDTH, height: this.svg.clientHeight || CHART_HEIGHT };
   }
 
   draw() {
-    const size = this.size();
-    if (!this.plan || size.width <= 0) return;
+    if (!this.plan) return;
     const { steps, summary } = this.plan;
     const pointed = this.pointed !== null && this.pointed < steps.length ? this.pointed : null;
-    drawPlan(this.svg, this.plan, size, this.marker && placeOf(this.marker, steps), pointed);
+    drawPlan(this.svg, this.plan, this.size(), this.marker && placeOf(this.marker, steps), pointed);
     this.svg.setAttribute("aria-label", summary);
     const said = pointed === null ? counts(steps) : [stepWords(steps, pointed)];
     if (this.trouble) said.push(wrongWords(this.trouble));

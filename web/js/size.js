@@ -9,6 +9,7 @@ const NODES = ["WanCoreEmptyVideoLatent", "WanCoreImageToVideo"];
 const NUMBERS = ["width", "height", "frames"];
 const TASKS = { "T2V-A14B": "t2v", "TI2V-5B": "ti2v" }; // by Empty Video Latent's `model`
 const EXACTLY = "exactly width x height"; // Image to Video's `size` that asks no picture
+const WIDTH = 350;
 const HEIGHT = 60;
 
 app.registerExtension({
@@ -24,7 +25,7 @@ class SizePanel {
     this.node = node;
     this.questions = 0;
     Object.assign(this, makePanel("Size", (size) => this.fill(size)));
-    addElement(node, "trained_sizes", this.element, { height: HEIGHT });
+    addElement(node, "trained_sizes", this.element, { height: HEIGHT, width: WIDTH });
     watch(node, () => this.settings(), (settings) => this.follow(settings));
   }
 

@@ -111,10 +111,11 @@ export function isExposed(node, inside) {
  * @param {object} node
  * @param {string} name
  * @param {HTMLElement} element
- * @param {{height: number, grows?: boolean}} options in pixels; the least if it grows with the node
+ * @param {{height: number, width?: number, grows?: boolean}} options the height in pixels, the least if it
+ * grows with the node; how wide a new node is at least
  * @returns {object} the widget
  */
-export function addElement(node, name, element, { height, grows = false }) {
+export function addElement(node, name, element, { height, width = 0, grows = false }) {
   element.style.boxSizing = "border-box";
   element.style.minHeight = `${height}px`;
   element.dataset.wancore = name;
@@ -125,6 +126,8 @@ export function addElement(node, name, element, { height, grows = false }) {
     getMaxHeight: () => (grows ? undefined : height + 2 * MARGIN),
   });
   made.serialize = false; // not in the saved graph
+  // A saved graph gives its own size later; the classic canvas would let a new node's element hang out of it.
+  node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], node.computeSize()[1])]);
   watch(node, () => element.isConnected, (connected) => connected || takePlace(node, name, element));
   return made;
 }

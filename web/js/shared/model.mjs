@@ -5,20 +5,30 @@ import { ask, sourceOf, valueOf } from "./graph.mjs";
 const answers = new Map(); // question -> promise of its answer, kept while it holds
 
 /**
- * The file of the Load Model node at the head of what feeds a node's `model` input, through Load LoRA, Speed
- * and whatever else hands a model on.
+ * The Load Model node at the head of what feeds a node's `model` input, through Load LoRA, Speed and whatever
+ * else hands a model on.
  * @param {object} node
- * @returns {string | null} null where no such node is found
+ * @returns {object | null} null where there is none
  */
-export function modelFile(node) {
+export function modelLoader(node) {
   const seen = new Set();
   let from = node;
   while (from && !seen.has(from)) {
-    if (from.comfyClass === "WanCoreLoadModel") return valueOf(from, "high_noise_model") ?? null;
+    if (from.comfyClass === "WanCoreLoadModel") return from;
     seen.add(from);
     from = sourceOf(from, "model");
   }
   return null;
+}
+
+/**
+ * That node's file.
+ * @param {object} node
+ * @returns {string | null}
+ */
+export function modelFile(node) {
+  const loader = modelLoader(node);
+  return (loader && valueOf(loader, "high_noise_model")) ?? null;
 }
 
 /**

@@ -12,7 +12,11 @@ from typing import Any
 
 import pytest
 
+from wan_core.tiny.measure import measure
+
 from .comfy_server import ComfyServer, RejectedError
+from .conftest import workflow
+from .videos import read_mp4
 
 pytestmark = pytest.mark.comfy
 
@@ -61,6 +65,15 @@ def test_the_card_is_told_what_the_node_says(server: ComfyServer) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
         asked(server, prompt="A cat.", lens="magic")
     assert json.loads(refused.value.read())["error"].startswith("lens: 'magic' is not on its list")
+
+
+def test_the_sweep_makes_one_shot_in_two_lights(server: ComfyServer) -> None:
+    run = server.run(workflow("aesthetic_sweep"))
+    warm, cool = (measure(read_mp4(server.view(run.outputs[saved]["images"][0]))) for saved in ("15", "25"))
+    assert (warm.light, cool.light) == ("warm", "cool")
+    for name in ("colour", "shape", "motion", "background"):
+        assert getattr(warm, name) == getattr(cool, name)
+    assert run.outputs["11"]["text"][0].endswith(", warm colors")
 
 
 @pytest.mark.parametrize(

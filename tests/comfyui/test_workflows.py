@@ -23,6 +23,7 @@ def test_there_is_one_for_every_task() -> None:
     assert {
         *("text_to_video", "image_to_video", "first_last_frame"),
         *("ti2v_text_to_video", "ti2v_image_to_video", "lora", "lora_4_steps"),
+        "aesthetic_sweep",
     } <= set(NAMES)
     assert sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json")) == NAMES
 
@@ -98,7 +99,8 @@ def prompt_of(canvas: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
             if "widget" not in socket:
                 inputs[name] = links.get(socket["link"])
                 continue
-            inputs[name] = next(values)
+            value = next(values)
+            inputs[name] = links.get(socket["link"], value)  # a link hides the value, which stays
             if spec[name][1].get("control_after_generate"):
                 next(values)
         assert list(inputs) == list(spec), f"{node['type']} misses an input or has one too many"

@@ -27,6 +27,7 @@ from wan_core.tiny.evaluate import (
     score,
     text_cases,
 )
+from wan_core.tiny.looks import TONES
 from wan_core.tiny.scenes import draw_clip
 from wan_core.tiny.shortcuts import SHORTCUTS, words
 from wan_core.variants.variant import DENSE
@@ -189,3 +190,13 @@ def test_the_card_states_what_leaving_work_out_saves_and_costs():
         for stated in (f"{found['saved']:.1%}", f"{found['time']:.2f}", f"{found['psnr']:.2f} dB"):
             assert f"| {stated} |" in row
         assert row.endswith(f"| {found['all three']:.1%} |")
+
+
+def test_the_card_states_what_becomes_of_looks():
+    figures, card = json.loads((CARD.parent / "evaluation_looks.json").read_text()), CARD.read_text()
+    assert figures["prompts"] >= 24
+    columns = ("warm light", "cool light", "neutral light", "background", "all three")
+    for tone in TONES:
+        found = [f"{figures[tone][what]:.1%}" for what in columns]
+        name = "none" if tone == "none" else f"`{tone}`"
+        assert f"| {name} | {' | '.join(found)} |" in card

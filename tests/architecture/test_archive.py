@@ -26,6 +26,8 @@ def test_it_holds_all_that_comfyui_looks_for(archive, root):
         "example_workflows": ".json",
         "example_workflows/api": ".json",
         "subgraphs": ".json",
+        "locales/en": ".json",
+        "locales/zh": ".json",
         "web/js": ".js",
         "web/docs": ".md",
     }.items():

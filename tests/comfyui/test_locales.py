@@ -6,13 +6,11 @@ pytest tests/comfyui/test_locales.py
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from .comfy_server import ComfyServer
-from .write_locales import read_locale, texts_of
+from .write_locales import read_locale, texts_in, texts_of
 
 LANGUAGES = ("en", "zh")
 # Names that stay as they are in any language.
@@ -57,12 +55,3 @@ def test_chinese_names_the_same_numbers() -> None:
 def test_the_front_end_reads_no_syntax_into_it(language: str) -> None:
     """In its messages { } @ and | mean something."""
     assert [place for place, text in texts_in(read_locale(language)) if re.search(r"[{}@|]", text)] == []
-
-
-def texts_in(tree: dict[str, Any], place: str = "") -> Iterator[tuple[str, str]]:
-    """Every text of a locale with the keys that lead to it."""
-    for key, value in tree.items():
-        if isinstance(value, str):
-            yield f"{place}.{key}", value
-        else:
-            yield from texts_in(value, f"{place}.{key}")

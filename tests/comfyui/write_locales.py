@@ -1,12 +1,14 @@
 """Writes locales/en/nodeDefs.json, the texts of every node as its schema has them; locales/zh is by hand.
 
-python -m tests.comfyui.write_locales     (after a change of a name or tooltip; then mend locales/zh)
+python -m tests.comfyui.write_locales     (it lists the texts that changed, to mend in locales/zh)
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,15 @@ def texts_of(object_info: dict[str, Any]) -> dict[str, Any]:
 def read_locale(language: str) -> dict[str, Any]:
     """A language's nodeDefs.json."""
     return json.loads((LOCALES / language / "nodeDefs.json").read_text("utf-8"))
+
+
+def texts_in(tree: dict[str, Any], place: str = "") -> Iterator[tuple[str, str]]:
+    """Every text of a locale with the keys that lead to it."""
+    for key, value in tree.items():
+        if isinstance(value, str):
+            yield f"{place}.{key}", value
+        else:
+            yield from texts_in(value, f"{place}.{key}")
 
 
 def _texts(node: dict[str, Any]) -> dict[str, Any]:
@@ -44,7 +55,7 @@ def _texts(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Ask a server of this tree and write the file."""
+    """Ask a server of this tree, write the file and say what changed."""
     comfyui = find_comfyui()
     assert comfyui is not None, "no ComfyUI: set COMFYUI_PATH to its folder"
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +66,8 @@ def main() -> None:
         finally:
             server.stop()
     path = LOCALES / "en" / "nodeDefs.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    before, after = set(texts_in(read_locale("en"))), set(texts_in(texts))
+    sys.stdout.writelines(f"{place[1:]}\n" for place in sorted({place for place, _ in before ^ after}))
     path.write_text(json.dumps(texts, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 

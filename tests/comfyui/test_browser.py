@@ -26,6 +26,22 @@ pytestmark = [pytest.mark.comfy, pytest.mark.browser, pytest.mark.slow]
 NAMES = sorted(path.stem for path in (ROOT / "example_workflows").glob("*.json"))
 (TEXT_TO_VIDEO,) = (one for one in ALL if one.workflow == "text_to_video")
 FEW_STEPS = {"steps": 4}
+EMPTY = {"width": 32, "height": 32, "frames": 5, "model": "T2V-A14B"}
+VAE = {"vae_name": "wan_tiny_vae.safetensors", "precision": "float32, as released"}
+FPS = 4
+COMPARED = "[...document.querySelectorAll('.wancore-compare video')]"
+# How many seconds the two are apart, at each of thirty looks while both run.
+HOW_FAR_APART = f"""
+() => new Promise((done) => {{
+  const [left, right] = {COMPARED}, apart = [];
+  const look = () => {{
+    if (![left, right].some((video) => video.seeking || video.paused))
+      apart.push(Math.abs(left.currentTime - right.currentTime));
+    apart.length < 30 ? requestAnimationFrame(look) : done(apart);
+  }};
+  look();
+}})
+"""
 HELP = ".node-help-content .markdown-content"
 
 
@@ -85,6 +101,36 @@ def test_a_video_queued_headlessly_brings_its_graph_back(canvas: Canvas, server:
         "2": {"class_type": "WanCoreSaveVideo", "inputs": save},
     }
     assert set(_dropped(canvas, server.run(again).outputs["2"]["images"][0])) == {"1", "2"}
+
+
+def test_two_videos_are_compared_by_one_clock(canvas: Canvas, tmp_path: Path) -> None:
+    canvas.page.evaluate("(graph) => app.loadApiJson(graph, 'compare')", _two_videos())
+    canvas.settle()
+    before = canvas.page.evaluate(WIDGET_VALUES)
+    assert canvas.run()["kind"] == "execution_success"
+    canvas.wait_for(
+        f"() => {COMPARED}.length === 2 && {COMPARED}.every((v) => v.currentTime > 0 && !v.paused)"
+    )
+    apart = canvas.page.evaluate(HOW_FAR_APART)
+    assert sorted(apart)[len(apart) // 2] < 1 / FPS / 2, apart
+    slider = canvas.page.locator(".wancore-compare input")
+    slider.evaluate("(slider) => { slider.value = 1.75; slider.dispatchEvent(new Event('input')); }")
+    canvas.wait_for(f"() => {COMPARED}.every((video) => video.paused && !video.seeking)")
+    # frame 7 of 9, and the last of the other's 5
+    assert canvas.page.evaluate(f"{COMPARED}.map((video) => video.currentTime)") == [7.5 / FPS, 4.5 / FPS]
+    canvas.page.get_by_role("button", name="wipe").click()
+    frame = canvas.page.locator(".wancore-compare .frame").bounding_box()
+    canvas.page.mouse.move(frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2)
+    canvas.page.mouse.down()
+    canvas.page.mouse.move(frame["x"] + frame["width"] / 4, frame["y"] + frame["height"] / 2)
+    canvas.page.mouse.up()
+    shown = canvas.page.evaluate(f"getComputedStyle({COMPARED}[1]).clipPath")
+    assert float(shown.split()[-1].rstrip("%)")) == pytest.approx(25, abs=2), shown
+    canvas.page.screenshot(path=str(tmp_path / "compared.png"))
+    saved = canvas.page.evaluate("app.graph.serialize().nodes.find((n) => n.type === 'WanCoreCompare')")
+    assert saved["properties"]["view"] == "wipe"
+    assert sorted(canvas.page.evaluate(WIDGET_VALUES)) == sorted(before)
+    assert canvas.errors == []
 
 
 def test_stopping_takes_effect_and_the_next_run_is_whole(canvas: Canvas) -> None:
@@ -163,21 +209,36 @@ def _elsewhere(value: Any) -> Any:
     return f"Wan2.2\\theirs\\{value}" if str(value).endswith(".safetensors") else value
 
 
+def _two_videos() -> dict[str, Any]:
+    """Nine frames and five, from empty latents, into Compare."""
+    nodes = [
+        ("WanCoreLoadVAE", VAE),
+        ("WanCoreEmptyVideoLatent", EMPTY | {"frames": 9}),
+        ("WanCoreEmptyVideoLatent", EMPTY),
+        ("WanCoreDecodeToVideo", {"samples": ["2", 0], "vae": ["1", 0], "fps": FPS}),
+        ("WanCoreDecodeToVideo", {"samples": ["3", 0], "vae": ["1", 0], "fps": FPS}),
+        ("WanCoreCompare", {"left": ["4", 0], "right": ["5", 0], "fps": FPS, "left_label": "nine"}),
+    ]
+    return _numbered(nodes)
+
+
 def _quick_graph() -> dict[str, Any]:
     """An empty latent decoded while it is saved, by our node and by core's; and a text with many signs."""
-    empty = {"width": 32, "height": 32, "frames": 5, "model": "T2V-A14B"}
-    vae = {"vae_name": "wan_tiny_vae.safetensors", "precision": "float32, as released"}
     ours = {"images": ["3", 0], "fps": 16, "filename_prefix": "ours", "contact_sheet": "none"}
     core = {"video": ["3", 0], "filename_prefix": "core"}
     core |= dict.fromkeys(("format", "format.codec", "codec"), "auto")
     nodes = [
-        ("WanCoreEmptyVideoLatent", empty),
-        ("WanCoreLoadVAE", vae),
+        ("WanCoreEmptyVideoLatent", EMPTY),
+        ("WanCoreLoadVAE", VAE),
         ("WanCoreDecodeToVideo", {"samples": ["1", 0], "vae": ["2", 0], "fps": 16}),
         ("WanCoreSaveVideo", ours),
         ("SaveVideo", core),
         ("PrimitiveStringMultiline", {"value": 'NaN } {turns | {-Infinity: NaN, "x"} \\ 星'}),
     ]
+    return _numbered(nodes)
+
+
+def _numbered(nodes: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     return {str(key): {"class_type": kind, "inputs": inputs} for key, (kind, inputs) in enumerate(nodes, 1)}
 
 

@@ -206,8 +206,9 @@ class Player {
   #listen() {
     this.button.onclick = () => (this.playback.playing ? this.playback.pause() : this.playback.play());
     this.scrubber.oninput = () => {
+      const chosen = Number(this.scrubber.value); // pausing puts the slider where the videos are
       this.playback.pause();
-      this.playback.seek(Number(this.scrubber.value));
+      this.playback.seek(chosen);
     };
     this.frame.onpointerdown = (event) => {
       if (this.view !== WIPE || event.button !== 0) return;

@@ -40,7 +40,7 @@ app.registerExtension({
 });
 
 function startBatch() {
-  setTimeout(() => (batch = null));
+  queueMicrotask(() => (batch = null)); // once what makes nodes now has made them all
   return {};
 }
 

@@ -71,6 +71,7 @@ export function fillWidgets(node, values) {
     ([name, value]) => widget(node, name) && valueOf(node, name) !== value,
   );
   for (const [name, value] of other) setWidget(node, name, value);
+  for (const watcher of watchers.get(node) ?? []) watcher.last = undefined; // even if set back at once
   app.extensionManager.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.();
   return other.length > 0;
 }

@@ -15,6 +15,7 @@ import pytest
 
 from tests.unit.test_local_names import CASES as FILE_NAMES
 from tests.unit.test_local_names import FILES
+from wan_core.aesthetic import compose, look_of
 
 from .blueprints import ALL, made
 from .canvas import STEP_MS, WIDGET_VALUES, Canvas
@@ -68,6 +69,28 @@ def test_a_template_opens_runs_and_plays(canvas: Canvas, name: str, tmp_path: Pa
     assert canvas.page.evaluate(WIDGET_VALUES) == before
     canvas.settle()
     assert _overlapping(canvas) == []
+
+
+def test_a_look_is_drawn_and_told_while_it_is_chosen(canvas: Canvas) -> None:
+    """The card has the node's own words at once, of a prompt from a primitive node too; and the fault."""
+    canvas.open_template("aesthetic_sweep")
+    prompt = workflow("aesthetic_sweep")["4"]["inputs"]["value"]
+    told = "() => [...document.querySelectorAll('.wancore-look-prompt')].map((one) => one.textContent)"
+    says = f"(words) => JSON.stringify(({told})()) === JSON.stringify(words)"
+    looks = ({"color_tone": f"{tone} colors"} for tone in ("warm", "cool"))
+    canvas.wait_for(says, [compose(prompt, look) for look in looks])
+    drawn = "() => document.querySelector('.wancore-look-picture').innerHTML"
+    before = canvas.page.evaluate(drawn)
+    look = {"color_tone": "warm colors", "angle": "low angle shot", "style": "felt style"}
+    canvas.set_widgets("WanCoreAesthetic", **look)
+    canvas.wait_for(says, [compose(prompt, look)] * 2)
+    assert canvas.page.evaluate(drawn) != before
+    canvas.set_widgets("WanCoreAesthetic", style="pixel art style")
+    canvas.wait_for(says, [look_of({**look, "style": "pixel art style"}).fault] * 2)
+    over = canvas.page.evaluate(
+        "[...document.querySelectorAll('.wancore-look-chips span.over')].map((one) => one.textContent)"
+    )
+    assert over == ["warm colors", "low angle shot"] * 2
 
 
 def test_a_dropped_video_brings_its_graph_back(canvas: Canvas) -> None:

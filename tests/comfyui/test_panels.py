@@ -163,6 +163,30 @@ def test_the_models_sizes_are_offered_and_a_size_is_explained(graph: Canvas) -> 
     graph.wait_for(f"(words) => panel('{LATENT}', 'trained_sizes').innerText.includes(words)", words)
 
 
+def test_over_a_panel_the_wheel_zooms_and_the_middle_button_moves_the_canvas(graph: Canvas) -> None:
+    mouse, view = graph.page.mouse, "[app.canvas.ds.scale, ...app.canvas.ds.offset]"
+    graph.page.evaluate(
+        """(type) => {
+          const [x, y] = here(type).pos;
+          Object.assign(app.canvas.ds, { scale: 1, offset: [500 - x, 100 - y] });
+          app.canvas.setDirty(true, true);
+        }""",
+        SAMPLER,
+    )
+    graph.settle()
+    svg = graph.page.evaluate_handle(f"panel('{SAMPLER}', 'plan').querySelector('svg')").as_element()
+    box = svg.bounding_box()
+    place = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    mouse.move(*place)
+    before = graph.page.evaluate(view)
+    mouse.down(button="middle")
+    mouse.move(place[0] + 40, place[1] + 20, steps=4)
+    mouse.up(button="middle")
+    graph.wait_for(f"(x) => {view}[1] >= x + 30", before[1])
+    mouse.wheel(0, -120)
+    graph.wait_for(f"() => {view}[0] > 1.01")
+
+
 def choose(graph: Canvas, node_type: str, panel: str, option: str) -> None:
     """What a user selects in a panel."""
     graph.page.evaluate(

@@ -130,6 +130,7 @@ export function addElement(node, name, element, { height, width = 0, grows = fal
   // A saved graph gives its own size later; the classic canvas would let a new node's element hang out of it.
   node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], node.computeSize()[1])]);
   watch(node, () => element.isConnected, (connected) => connected || takePlace(node, name, element));
+  leaveToCanvas(element);
   return made;
 }
 
@@ -178,6 +179,18 @@ function look(watcher) {
   if (text === watcher.last) return;
   watcher.last = text;
   watcher.changed(value);
+}
+
+/** Over an element, too, the wheel zooms and the middle button moves the classic canvas, as in Nodes 2.0. */
+function leaveToCanvas(element) {
+  const classic = () => !LiteGraph.vueNodesMode;
+  element.addEventListener("wheel", (event) => classic() && app.canvas.processMouseWheel(event));
+  for (const kind of ["Down", "Move", "Up"]) {
+    element.addEventListener(`pointer${kind.toLowerCase()}`, (event) => {
+      const middle = event.button === 1 || event.buttons & 4;
+      if (middle && classic()) app.canvas[`processMouse${kind}`](event);
+    });
+  }
 }
 
 /**

@@ -317,6 +317,7 @@ def through_the_queue() -> dict[str, Any]:
         cache_type=execution.CacheType.CLASSIC,
         cache_args={"ram": 0, "ram_inactive": 0, "lru": 0},
     )
+    text_encode._made.clear()
     counts, sums = Counter[str](), []
     count_calls(counts)
     for seeds in ((1, 2), (3, 4)):

@@ -86,9 +86,20 @@ def test_the_fit_finds_a_linear_function():
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(200, 4, generator=generator)
     factors, bias = torch.randn(4, 3, generator=generator) / 5, torch.tensor([0.1, 0.0, -0.1])
-    rgb = fit_preview.fit(latents, latents @ factors + bias)
+    rgb = fit_preview.fit(latents, latents @ factors + bias, noise=0.0)
     assert torch.allclose(torch.tensor(rgb.factors), factors, atol=1e-4)
     assert torch.allclose(torch.tensor(rgb.bias), bias, atol=1e-4)
+
+
+def test_the_fit_bears_what_a_network_makes_of_dependent_channels():
+    """Two channels that say the same but for a hair, by which plain least squares goes."""
+    generator = torch.Generator().manual_seed(0)
+    one, hair = torch.randn(2, 500, generator=generator)
+    latents = torch.stack([one, one + 1e-3 * hair], dim=1)
+    colours = (one + 1e-2 * hair).unsqueeze(1).expand(-1, 3) / 5
+    sharp, steady = (fit_preview.fit(latents, colours, noise) for noise in (0.0, fit_preview.NOISE))
+    seen = latents + 0.1 * torch.randn(500, 2, generator=generator)
+    assert fit_preview.error(steady, seen, colours) < 0.2 * fit_preview.error(sharp, seen, colours)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,17 @@ def test_it_holds_all_that_comfyui_looks_for(archive, root):
         assert there <= archive, f"{sorted(there - archive)} are left out"
 
 
+def test_every_help_page_has_a_small_picture_of_its_node(archive, root):
+    sizes = {}
+    for page in (root / "web" / "docs").glob("WanCore*.md"):
+        picture = f"pictures/{page.stem}.jpg"
+        assert f"({picture})" in page.read_text(), page.name
+        assert f"web/docs/{picture}" in archive
+        sizes[picture] = (page.parent / picture).stat().st_size
+    assert max(sizes.values()) < 60_000
+    assert sum(sizes.values()) < 2_000_000
+
+
 def test_code_is_only_where_the_rules_for_shipped_code_look(archive):
     code = {path for path in archive if path.endswith((".py", ".js", ".mjs", ".svg", ".sh"))}
     assert {path for path in code if path.split("/")[0] not in SHIPPED} == set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,16 +30,23 @@ SETTINGS = {
 # What the front end itself logs where there is no internet: pictures, fonts and lists it cannot fetch.
 TOLERATED = ("404", "ERR_NAME_NOT_RESOLVED", "Failed to load resource")
 START_MS, RUN_MS, STEP_MS = 180_000, 300_000, 60_000
+# Fades and spinners are painted sixty times a second, by the processor here.
+STILL = "*, ::before, ::after { animation: none !important; transition: none !important; }"
 READY = """
 window.app?.extensionManager && "WanCoreSampler" in LiteGraph.registered_node_types &&
 (() => { try { return !!app.graph && !!app.canvas; } catch { return false; } })()
 """
-# What the page remembers of its runs: each job's last word and the progress of the Sampler.
+# What the page remembers of its runs: the last word, and where the plan's marker was.
 RECORD = """
 () => {
-  window.told = { ended: [], steps: [] };
+  window.told = { ended: null, marks: [] };
   for (const kind of ["execution_success", "execution_error", "execution_interrupted"])
-    app.api.addEventListener(kind, (event) => told.ended.push({ kind, ...event.detail }));
+    app.api.addEventListener(kind, (event) => (told.ended = { kind, ...event.detail }));
+  const look = () => {
+    const marks = [...document.querySelectorAll(".marker")].map((marker) => Number(marker.dataset.done));
+    if (String(marks) !== String(told.marks.at(-1) ?? "")) told.marks.push(marks);
+  };
+  new MutationObserver(look).observe(document.body, { childList: true, subtree: true });
 }
 """
 # Every node as it stands on the screen, in the graph's units: [id, type, left, top, right, bottom].
@@ -65,6 +73,16 @@ SET_WIDGETS = """
       widget.callback?.(value, app.canvas, node);
     }
   }
+}
+"""
+# The picture that a node shows of its run: its address and place on the screen.
+PREVIEW = """
+() => {
+  const shown = [...document.images].find(
+    (image) => image.src.startsWith("blob:") && image.naturalWidth && image.checkVisibility());
+  if (!shown) return null;
+  const { x, y, width, height } = shown.getBoundingClientRect();
+  return { src: shown.src, clip: { x, y, width, height } };
 }
 """
 SELECT_NEW = """
@@ -117,6 +135,7 @@ class Canvas:
         self.page.route("**/templates/index*.json", lambda route: route.fulfill(json=[]))
         self.page.goto(server.url)
         self.page.wait_for_function(READY, timeout=START_MS)
+        self.page.add_style_tag(content=STILL)
         self.page.evaluate(RECORD)
         self.errors.clear()  # the front end has some of its own while it starts
 
@@ -135,6 +154,17 @@ class Canvas:
         self.page.evaluate("(graph) => app.loadGraphData(graph)", graph)
         self.settle()
 
+    def preview_moves(self) -> bool:
+        """Whether one and the same preview changes on the screen by itself."""
+        seen: dict[str, set[bytes]] = {}
+        ends = time.monotonic() + STEP_MS / 1000
+        while time.monotonic() < ends and not any(len(pictures) > 1 for pictures in seen.values()):
+            shown = self.page.wait_for_function(PREVIEW, timeout=STEP_MS).json_value()
+            picture = self.page.screenshot(clip=shown["clip"], timeout=STEP_MS)
+            if self.page.evaluate(PREVIEW) == shown:
+                seen.setdefault(shown["src"], set()).add(picture)
+        return any(len(pictures) > 1 for pictures in seen.values())
+
     def select_new(self, node_type: str) -> None:
         """Put a node of a type on the canvas and select it alone."""
         self.page.evaluate(SELECT_NEW, node_type)
@@ -143,29 +173,25 @@ class Canvas:
         """Type values into every node of a type."""
         self.page.evaluate(SET_WIDGETS, [node_type, values])
 
-    def queue(self) -> int:
-        """Press Run; returns the number of runs that ended before this one."""
-        before = self.page.evaluate("told.ended.length")
+    def queue(self) -> None:
+        """Press Run."""
+        self.page.evaluate("told.ended = null; told.marks = []")
         self.page.get_by_test_id("queue-button").click(timeout=STEP_MS)
-        return before
 
     def run(self) -> dict[str, Any]:
         """Press Run and wait for the run's last word."""
-        before = self.queue()
-        return self.end_of(before)
+        self.queue()
+        return self.end()
 
-    def end_of(self, run: int) -> dict[str, Any]:
-        """The last word of a queued run: its kind and details."""
-        self.wait_for("(run) => told.ended.length > run", run, timeout=RUN_MS)
-        return self.page.evaluate("(run) => told.ended[run]", run)
+    def end(self) -> dict[str, Any]:
+        """The last word of the queued run: its kind and details."""
+        self.wait_for("() => told.ended", timeout=RUN_MS)
+        return self.page.evaluate("told.ended")
 
-    def play_videos(self) -> int:
-        """Press play on every video shown and wait until each moves; returns how many there are."""
+    def playing_videos(self) -> int:
+        """Wait until every video shown plays by itself; returns how many there are."""
         self.wait_for("() => document.querySelector('video')")
         shown = "[...document.querySelectorAll('video')]"
-        self.page.evaluate(
-            f"() => {{ for (const video of {shown}) {{ video.muted = true; video.play(); }} }}"
-        )
         self.wait_for(f"() => {shown}.every((video) => video.readyState >= 3 && video.currentTime > 0)")
         return self.page.evaluate(f"{shown}.length")
 

@@ -70,7 +70,7 @@ def browser() -> Iterator[Any]:
         yield opened
 
 
-@pytest.fixture(scope="module", params=[CLASSIC, NODES_2])
+@pytest.fixture(scope="session", params=[CLASSIC, NODES_2])
 def canvas(request: pytest.FixtureRequest, browser: Any, server: ComfyServer) -> Iterator[Canvas]:
     """A page of the front end, in each of its two renderers."""
     page = browser.new_page(viewport={"width": 1920, "height": 1080})

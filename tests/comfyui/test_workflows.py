@@ -50,6 +50,21 @@ def test_no_node_covers_another(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_it_opens_beside_the_sidebar_and_below_the_run_panel(name: str) -> None:
+    """As the file says, which the template browser does by itself: on a screen of 1920 x 1080."""
+    graph = json.loads((WORKFLOWS / f"{name}.json").read_text())
+    scale, (x, y) = graph["extra"]["ds"]["scale"], graph["extra"]["ds"]["offset"]
+    assert scale >= 8 / 14  # smaller letters are left out on the classic canvas
+    nodes = [(node["pos"], node["size"]) for node in graph["nodes"]]
+    assert min(left + x for (left, _), _ in nodes) * scale >= 70
+    assert min(top - 30 + y for (_, top), _ in nodes) * scale >= 100
+    assert max(left + width + x for (left, _), (width, _) in nodes) * scale <= 1900
+    # the second look's lower half may be further down
+    lowest = max(top + height + y for (_, top), (_, height) in nodes) * scale
+    assert lowest <= 1070 or name == "aesthetic_sweep"
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_loaders_and_the_note_link_to_the_real_files(name: str) -> None:
     nodes = json.loads((WORKFLOWS / f"{name}.json").read_text())["nodes"]
     (note,) = [node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote"]

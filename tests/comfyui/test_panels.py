@@ -33,6 +33,23 @@ TOOLS = """
   window.preset = () => panel("WanCoreSampler", "plan").querySelector("select").value;
 }
 """
+# A preview on the last node of a type, in a subgraph made of it; gives the outer picture's address.
+PREVIEW_INSIDE = """
+async (type) => {
+  const { node } = app.graph.convertToSubgraph(new Set([here(type)]));
+  const id = `${node.id}:${node.subgraph.nodes[0].id}`;
+  const blob = await new Promise((done) => document.createElement("canvas").toBlob(done));
+  const place = { nodeId: id, displayNodeId: id, realNodeId: id, parentNodeId: id };
+  app.api.dispatchCustomEvent("b_preview_with_metadata", { blob, ...place, jobId: "job" });
+  return node.widgets.find((one) => one.name === "wancore preview").element.querySelector("img").src;
+}
+"""
+IS_THERE = """
+(address) => new Promise((done) => {
+  const image = new Image();
+  Object.assign(image, { onload: () => done(true), onerror: () => done(false), src: address });
+})
+"""
 NUMBERS = ["steps", "shift", "boundary", "cfg_high", "cfg_low", "scheduler", "cfg_steps"]
 
 
@@ -185,6 +202,29 @@ def test_over_a_panel_the_wheel_zooms_and_the_middle_button_moves_the_canvas(gra
     graph.wait_for(f"(x) => {view}[1] >= x + 30", before[1])
     mouse.wheel(0, -120)
     graph.wait_for(f"() => {view}[0] > 1.01")
+
+
+def test_a_server_that_is_away_is_said_and_asked_again_when_it_is_back(graph: Canvas) -> None:
+    lines = "[...document.querySelectorAll('.wancore-panel .line')].map((line) => line.innerText)"
+    silent = (
+        f"(count) => {lines}.filter((line) => line.startsWith('ComfyUI does not answer')).length === count"
+    )
+    graph.page.route("**/wancore/**", lambda route: route.abort())
+    graph.set_widgets(SAMPLER, steps=31)
+    graph.set_widgets(LATENT, frames=81)
+    graph.wait_for(silent, 2)
+    graph.page.unroute("**/wancore/**")
+    graph.page.evaluate("app.api.dispatchCustomEvent('reconnected', {})")
+    graph.wait_for("() => drawn().length === 31")
+    graph.wait_for(silent, 0)
+
+
+def test_a_closed_workflow_lets_go_of_its_previews(graph: Canvas) -> None:
+    """Inside a subgraph as well, whose nodes the front end tells nothing when their workflow is closed."""
+    address = graph.page.evaluate(PREVIEW_INSIDE, SAMPLER)
+    assert graph.page.evaluate(IS_THERE, address)
+    graph.page.evaluate(OPEN, json.loads((ROOT / "example_workflows" / "lora.json").read_text()))
+    graph.wait_for(f"(address) => ({IS_THERE})(address).then((there) => !there)", address)
 
 
 def choose(graph: Canvas, node_type: str, panel: str, option: str) -> None:

@@ -6,7 +6,7 @@
  */
 
 import { app } from "../../../scripts/app.js";
-import { addElement, ask, valueOf, watch } from "./shared/graph.mjs";
+import { addElement, addStyle, ask, valueOf, watch } from "./shared/graph.mjs";
 import { drawLook } from "./shared/look.mjs";
 
 const NODE = "WanCoreAesthetic";
@@ -50,13 +50,10 @@ ${SWAYS.map(plays).join("\n")}
 
 let cards = 0;
 
+addStyle(STYLE);
+
 app.registerExtension({
   name: "WanCore.Aesthetic",
-  setup() {
-    const style = document.createElement("style");
-    style.textContent = STYLE;
-    document.head.append(style);
-  },
   nodeCreated(node) {
     if (node.comfyClass === NODE) addCard(node);
   },

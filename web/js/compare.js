@@ -4,8 +4,8 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
-import { addElement, valueOf, watch } from "./shared/graph.mjs";
-import { Playback } from "./shared/playback.mjs";
+import { addElement, addStyle, valueOf, watch, whenGone } from "./shared/graph.mjs";
+import { empty, Playback } from "./shared/playback.mjs";
 
 const NODE = "WanCoreCompare";
 const SIZE = [480, 500];
@@ -24,7 +24,6 @@ const STYLE = `
   container-type: size; }
 .wancore-compare .frame { position: relative; overflow: hidden; background: #101114; border-radius: 3px;
   width: min(100cqw, 100cqh * var(--ratio)); aspect-ratio: var(--ratio); }
-.wancore-compare .hidden { display: none; }
 .wancore-compare video { position: absolute; top: 0; left: 0; width: 100%; height: 100%;
   object-fit: contain; background: #101114; pointer-events: none; }
 .wancore-compare .side video { width: calc(50% - 1px); }
@@ -60,49 +59,31 @@ const STYLE = `
 .wancore-compare .note { color: #9aa0aa; white-space: pre-line; }
 .wancore-compare .note:empty { display: none; }
 .wancore-compare .empty { color: #9aa0aa; text-align: center; padding: 0 16px; }
+.wancore-compare .hidden { display: none; }
 @container (max-width: 380px) { .wancore-compare .speed { display: none; } }
 `;
 
-const players = new WeakMap(); // node -> its player
+addStyle(STYLE);
 
 app.registerExtension({
   name: "WanCore.Compare",
-  setup() {
-    document.head.append(make("style", { textContent: STYLE }));
-  },
   nodeCreated(node) {
     if (node.comfyClass !== NODE) return;
     const player = new Player((view) => (node.properties.view = view));
-    players.set(node, player);
     addElement(node, "compare", player.root, { height: HEIGHT, grows: true });
     node.setSize(SIZE.map((least, axis) => Math.max(least, node.size[axis])));
     const labels = () => [valueOf(node, "left_label"), valueOf(node, "right_label")];
     watch(node, labels, (told) => player.setLabels(told));
     watch(node, () => node.properties.view ?? SIDE_BY_SIDE, (view) => player.setView(view));
-    const before = node.onExecuted;
-    node.onExecuted = (output) => {
-      before?.call(node, output);
-      player.show(output);
-    };
-    const removed = node.onRemoved;
-    node.onRemoved = () => {
-      removed?.call(node);
-      player.playback.pause();
-    };
-  },
-  /** An earlier run's results: another tab's graph, or one from the history. */
-  onNodeOutputsUpdated(outputs) {
-    for (const [id, output] of Object.entries(outputs)) {
-      if (output?.compare) players.get(located(id))?.show(output);
-    }
+    watch(node, () => outputOf(node), (output) => output?.compare && player.show(output));
+    watch(node, () => player.root.isConnected, () => player.playback.wake());
+    whenGone(node, () => player.close());
   },
 });
 
-/** The node by the id under which its outputs are kept: "5", or its subgraph's own id before it. */
-function located(id) {
-  const parts = id.split(":");
-  const graph = parts.length > 1 ? app.rootGraph.subgraphs.get(parts[0]) : app.rootGraph;
-  return graph?.getNodeById(parts.at(-1)) ?? null;
+/** What the node's last run said: just now, before an undo, in another tab or as the history has it. */
+function outputOf(node) {
+  return app.nodeOutputs[node.graph.isRootGraph ? node.id : `${node.graph.id}:${node.id}`];
 }
 
 /** What is on one node. */
@@ -169,6 +150,13 @@ class Player {
     this.scrubber.max = this.playback.seconds - this.playback.step;
     this.scrubber.step = this.playback.step;
     this.playback.play();
+  }
+
+  /** Lets go of the videos; a page may hold only so many. */
+  close() {
+    this.playback.pause();
+    this.shown = "";
+    this.videos.forEach(empty);
   }
 
   /** What the node's widgets say now; undefined where a link brings the words. */

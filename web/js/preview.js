@@ -5,7 +5,7 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
-import { findNode, isExposed } from "./shared/graph.mjs";
+import { addStyle, findNode, isExposed, leaveToCanvas, whenGone } from "./shared/graph.mjs";
 
 const SAMPLER = "WanCoreSampler";
 const OURS = "WanCore";
@@ -17,14 +17,18 @@ const LINES = 34; // what two lines of text take
 const MARGIN = 20; // what a node keeps free left and right of an element, together, and above and below it
 const WAITING = "0.35"; // how much is seen of the last run's picture before the first of this one
 const STYLE = `
-  .wancore-preview { display: flex; flex-direction: column; pointer-events: none; overflow: hidden; }
-  .wancore-preview img { flex: 1; min-height: 0; width: 100%; object-fit: contain; border-radius: 6px; }
+  .wancore-preview { display: flex; flex-direction: column; overflow: hidden; }
+  .wancore-preview img { flex: 1; min-height: 0; width: 100%; object-fit: contain; border-radius: 6px;
+    pointer-events: none; }
   .wancore-preview div { flex: none; height: ${LINES}px; padding-top: 4px; box-sizing: border-box;
-    overflow: hidden; color: #d7dae0; font: 11px/15px Inter, Arial, sans-serif; text-align: center; }
+    overflow: hidden; color: var(--input-text, #d7dae0); font: 11px/15px Inter, Arial, sans-serif;
+    text-align: center; }
   .wancore-preview [hidden] { display: none; }
 `;
 
 const places = new WeakMap(); // node -> its Place
+
+addStyle(STYLE);
 
 /** An empty place on a node, below its widgets, for a picture and a line. Nothing of it is saved or sent. */
 class Place {
@@ -38,6 +42,8 @@ class Place {
     const options = { serialize: false, getMinHeight: () => this.height() };
     this.widget = node.addDOMWidget(WIDGET, "wancore", this.element, options);
     this.widget.serialize = false; // not in the saved graph
+    leaveToCanvas(this.element);
+    whenGone(node, release);
   }
 
   height() {
@@ -50,13 +56,17 @@ class Place {
 
   /** Shows a picture in place of the one before. */
   show(blob) {
-    const old = this.image.src;
+    this.release();
     this.image.hidden = false;
     this.image.style.opacity = "1";
     // The classic canvas gives it a place of its height; Nodes 2.0 as much as it takes.
     this.image.style.maxHeight = LiteGraph.vueNodesMode ? `${MOST}px` : "";
     this.image.src = URL.createObjectURL(blob);
-    if (old) URL.revokeObjectURL(old);
+  }
+
+  /** Gives the picture's memory back. */
+  release() {
+    if (this.image.src) URL.revokeObjectURL(this.image.src);
   }
 
   say(text) {
@@ -78,6 +88,10 @@ function placeOn(node) {
   return places.get(node);
 }
 
+function release(node) {
+  places.get(node)?.release();
+}
+
 /**
  * Takes the preview off a node, until there is a next one.
  * @param {object} node
@@ -86,7 +100,7 @@ export function remove(node) {
   const place = places.get(node);
   if (!place) return;
   places.delete(node);
-  URL.revokeObjectURL(place.image.src);
+  place.release();
   node.removeWidget(place.widget);
 }
 
@@ -141,9 +155,6 @@ function onStep({ detail }) {
 app.registerExtension({
   name: "WanCore.Preview",
   setup() {
-    const style = document.createElement("style");
-    style.textContent = STYLE;
-    document.head.append(style);
     api.addEventListener("b_preview_with_metadata", onPreview);
     api.addEventListener("progress_text", onText);
     api.addEventListener("wancore.step", onStep);

@@ -42,13 +42,15 @@ class SizePanel {
   async follow(settings) {
     this.questions += 1;
     const question = this.questions;
-    const current = (show) => (answer) => question === this.questions && show(answer);
-    const kind = await kindOf(settings);
-    current(() => this.showSizes(settings, kind))();
-    await described(settings, kind.task).then(
-      current((text) => this.line.replaceChildren(words(text))),
-      current((error) => this.line.replaceChildren(wrongWords(error.message))),
-    );
+    try {
+      const kind = await kindOf(settings);
+      if (question !== this.questions) return;
+      this.showSizes(settings, kind);
+      const text = await described(settings, kind.task);
+      if (question === this.questions) this.line.replaceChildren(words(text));
+    } catch (error) {
+      if (question === this.questions) this.line.replaceChildren(wrongWords(error.message));
+    }
   }
 
   showSizes({ width, height }, { title, sizes }) {

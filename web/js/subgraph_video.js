@@ -6,7 +6,8 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { remove as removePreview } from "./preview.js";
-import { addElement, findNode, isExposed } from "./shared/graph.mjs";
+import { addElement, findNode, isExposed, whenGone } from "./shared/graph.mjs";
+import { empty } from "./shared/playback.mjs";
 
 const SAVE_VIDEO = "WanCoreSaveVideo";
 const WIDGET = "wancore video";
@@ -50,5 +51,6 @@ function placed(node) {
   Object.assign(video, { controls: true, loop: true, muted: true, autoplay: true, playsInline: true });
   Object.assign(video.style, { width: "100%", height: "100%", objectFit: "contain", borderRadius: "6px" });
   addElement(node, WIDGET, video, { height: HEIGHT });
+  whenGone(node, () => empty(video));
   return video;
 }

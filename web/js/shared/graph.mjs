@@ -11,6 +11,7 @@ const MUTED = 2;
 const BYPASSED = 4;
 const WATCH_MS = 100;
 const MARGIN = 8; // around an element on the classic canvas, in pixels
+const SILENT = "ComfyUI does not answer; this is asked again once it does";
 
 /**
  * The node an execution id stands for, through subgraphs.
@@ -71,7 +72,7 @@ export function fillWidgets(node, values) {
     ([name, value]) => widget(node, name) && valueOf(node, name) !== value,
   );
   for (const [name, value] of other) setWidget(node, name, value);
-  for (const watcher of watchers.get(node) ?? []) watcher.last = undefined; // even if set back at once
+  forget(node); // even if set back at once
   app.extensionManager.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.();
   return other.length > 0;
 }
@@ -135,20 +136,33 @@ export function addElement(node, name, element, { height, width = 0, grows = fal
 }
 
 /**
+ * Adds rules for this pack's elements to the page.
+ * @param {string} rules CSS
+ */
+export function addStyle(rules) {
+  const style = document.createElement("style");
+  style.textContent = rules;
+  document.head.append(style);
+}
+
+/**
  * Asks the pack's server side a question.
  * @param {string} path what follows `/wancore/`
  * @param {Object<string, string | number>} query
  * @returns {Promise<object>} the answer; rejects with an Error that says in one line what is wrong
  */
 export async function ask(path, query = {}) {
-  const answer = await api.fetchApi(`/wancore/${path}?${new URLSearchParams(query)}`);
+  const answer = await api.fetchApi(`/wancore/${path}?${new URLSearchParams(query)}`).catch(() => null);
+  if (!answer) throw new Error(SILENT);
   const told = await answer.json().catch(() => null);
   if (answer.ok && told !== null) return told;
   throw new Error(told?.error ?? `ComfyUI answered /wancore/${path} with ${answer.status}; restart it`);
 }
 
 const watchers = new WeakMap(); // node -> what is watched on it
+const partings = new WeakMap(); // node -> what is done once it is gone
 const watched = new Set(); // weak references to those nodes
+const open = new Set(); // those of them that are in the open workflow
 
 /**
  * Calls `changed` with what `read` gives, at once and each time it gives something else, for as long as the
@@ -158,20 +172,56 @@ const watched = new Set(); // weak references to those nodes
  * @param {(value: *) => void} changed
  */
 export function watch(node, read, changed) {
-  if (!watchers.has(node)) {
-    watchers.set(node, []);
-    watched.add(new WeakRef(node));
-  }
+  begin(node);
   watchers.get(node).push({ read, changed, last: undefined });
+}
+
+/**
+ * Calls `action` with a node once it is gone: deleted, undone, or its workflow closed, and so inside a
+ * subgraph, whose nodes ComfyUI tells nothing then. The same action is kept once.
+ * @param {object} node
+ * @param {(node: object) => void} action
+ */
+export function whenGone(node, action) {
+  begin(node);
+  partings.get(node).add(action);
+}
+
+function begin(node) {
+  if (watchers.has(node)) return;
+  watchers.set(node, []);
+  partings.set(node, new Set());
+  watched.add(new WeakRef(node));
 }
 
 setInterval(() => {
   for (const reference of watched) {
     const node = reference.deref();
     if (!node) watched.delete(reference);
-    else if (node.graph?.getNodeById(node.id) === node) watchers.get(node).forEach(look);
+    else if (isOpen(node)) {
+      open.add(node);
+      watchers.get(node).forEach(look);
+    } else if (open.delete(node)) {
+      forget(node);
+      for (const action of partings.get(node)) action(node);
+    }
   }
 }, WATCH_MS);
+
+// What was asked while the server was away is asked again.
+api.addEventListener("reconnected", () => open.forEach(forget));
+
+/** Whether a node is in the open workflow; those of a closed one may still have their graph. */
+function isOpen(node) {
+  const { graph } = node;
+  const isCurrent = graph && (graph === app.rootGraph || app.rootGraph.subgraphs.get(graph.id) === graph);
+  return Boolean(isCurrent) && graph.getNodeById(node.id) === node;
+}
+
+/** Has all that is watched on a node told anew. */
+function forget(node) {
+  for (const watcher of watchers.get(node) ?? []) watcher.last = undefined;
+}
 
 function look(watcher) {
   const value = watcher.read();
@@ -181,8 +231,11 @@ function look(watcher) {
   watcher.changed(value);
 }
 
-/** Over an element, too, the wheel zooms and the middle button moves the classic canvas, as in Nodes 2.0. */
-function leaveToCanvas(element) {
+/**
+ * Over an element, too, the wheel zooms and the middle button moves the classic canvas, as in Nodes 2.0.
+ * @param {HTMLElement} element
+ */
+export function leaveToCanvas(element) {
   const classic = () => !LiteGraph.vueNodesMode;
   element.addEventListener("wheel", (event) => classic() && app.canvas.processMouseWheel(event));
   for (const kind of ["Down", "Move", "Up"]) {

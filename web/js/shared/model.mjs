@@ -1,8 +1,10 @@
 /** Which model feeds a node, and what that model is made for. */
 
+import { api } from "../../../../scripts/api.js";
 import { ask, sourceOf, valueOf } from "./graph.mjs";
 
 const answers = new Map(); // question -> promise of its answer, kept while it holds
+api.addEventListener("reconnected", () => answers.clear()); // perhaps another version, with other files
 
 /**
  * The Load Model node at the head of what feeds a node's `model` input, through Load LoRA, Speed and whatever

@@ -1,5 +1,7 @@
 /** How this pack's panels on nodes look: a dark card with a select above and a line of text below. */
 
+import { addStyle } from "./graph.mjs";
+
 const STYLE = `
   .wancore-panel { display: flex; flex-direction: column; gap: 4px; padding: 8px; overflow: hidden;
     background: #1c1e22; color: #d7dae0; border-radius: 8px; font: 11px/1.35 Inter, Arial, sans-serif; }
@@ -11,6 +13,8 @@ const STYLE = `
   .wancore-panel .wrong { color: #f0776a; }
 `;
 
+addStyle(STYLE);
+
 /**
  * A panel with a labelled select, and an empty line of text.
  * @param {string} label
@@ -18,7 +22,6 @@ const STYLE = `
  * @returns {{element: HTMLElement, select: HTMLSelectElement, line: HTMLElement}}
  */
 export function makePanel(label, chosen) {
-  addStyle();
   const element = document.createElement("div");
   element.className = "wancore-panel";
   element.innerHTML = '<div class="head"><span></span><select></select></div><div class="line"></div>';
@@ -70,12 +73,4 @@ function optionElement({ value, title, note }) {
   made.textContent = title;
   made.title = note;
   return made;
-}
-
-function addStyle() {
-  if (document.getElementById("wancore-panel-style")) return;
-  const style = document.createElement("style");
-  style.id = "wancore-panel-style";
-  style.textContent = STYLE;
-  document.head.append(style);
 }

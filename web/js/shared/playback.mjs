@@ -23,6 +23,7 @@ export class Playback {
     this.time = 0;
     this.speed = 1;
     this.playing = false;
+    this.ticking = false;
     this.last = 0; // when the clock was read
   }
 
@@ -50,9 +51,16 @@ export class Playback {
   play() {
     if (this.playing || this.isStill) return;
     this.playing = true;
-    this.last = performance.now();
     if (this.time >= this.seconds - this.step) this.seek(0);
     this.onPlaying(true);
+    this.wake();
+  }
+
+  /** Goes on where it stood still because the videos were not on the page. */
+  wake() {
+    if (!this.playing || this.ticking) return;
+    this.ticking = true;
+    this.last = performance.now();
     requestAnimationFrame((now) => this.#tick(now));
   }
 
@@ -74,10 +82,11 @@ export class Playback {
   }
 
   #tick(now) {
-    if (!this.playing) return;
+    this.ticking = this.playing && this.videos.every((video) => video.isConnected);
+    if (!this.ticking) return;
     const passed = ((now - this.last) / 1000) * this.speed;
     this.last = now;
-    if (this.videos.every(isReady)) this.#advance(passed); // not while the page shows another graph
+    if (this.videos.every(isReady)) this.#advance(passed);
     requestAnimationFrame((later) => this.#tick(later));
   }
 
@@ -119,6 +128,15 @@ export class Playback {
   }
 }
 
+/**
+ * Lets go of a video's file; a page may hold only so many at once.
+ * @param {HTMLVideoElement} video
+ */
+export function empty(video) {
+  video.removeAttribute("src");
+  video.load();
+}
+
 function isReady(video) {
-  return video.isConnected && !video.seeking && video.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA;
+  return !video.seeking && video.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA;
 }

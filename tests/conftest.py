@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# Also for `python -m pytest tests/some/test_file.py` from anywhere, and for subprocesses through `root`.
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+# Also for `python -m pytest tests/some/test_file.py` from anywhere, and for subprocesses through `root`. The
+# queue clients are found as a script beside them finds them.
+for folder in (ROOT / "example_workflows" / "api", ROOT):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
 
 
 @pytest.fixture(scope="session")

@@ -6,14 +6,16 @@ pytest tests/unit/test_queue_client.py
 from __future__ import annotations
 
 import copy
+import http.server
 import json
 import re
+import threading
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
-
-from example_workflows.api import queue_client as qc
+import queue_client as qc
+import queue_variants as qv
 
 ROOT = Path(__file__).resolve().parents[2]
 API = ROOT / "example_workflows" / "api"
@@ -37,7 +39,7 @@ class Server:
         return self.nodes.get(class_type, {})
 
     change = qc.Client.change
-    _uploaded = qc.Client._uploaded
+    _value = qc.Client._value
 
 
 @pytest.fixture
@@ -56,6 +58,12 @@ def test_a_title_may_hold_dots_and_an_input_too(graph):
     graph["6"]["_meta"]["title"] = "Sampler v1.2"
     assert qc.find_input(graph, "Sampler v1.2.seed") == ("6", "seed")
     assert qc.find_input(graph, "6.schedule.boundary") == ("6", "schedule.boundary")
+
+
+def test_a_full_title_goes_before_a_short_one(graph):
+    graph["80"] = {"class_type": "SaveVideo", "inputs": {"fps": 8}, "_meta": {"title": "Save Video"}}
+    assert qc.find_input(graph, "Save Video (WanCore).fps") == ("8", "fps")
+    assert qc.find_input(graph, "save video.fps") == ("80", "fps")
 
 
 @pytest.mark.parametrize(
@@ -81,13 +89,35 @@ def test_an_unknown_input_is_refused_and_the_graph_left_alone(graph):
 
 
 def test_text_stays_text_where_the_graph_has_text(graph):
-    given = {"Sampler.seed": "7", "Text Encode.positive": "7", "Sampler.cfg_low": "2.5", "4.new": "[1]"}
-    assert list(qc._typed(graph, given).values()) == [7, "7", 2.5, [1]]
+    del graph["6"]["inputs"]["steps"]
+    given = {"6.seed": "7", "4.positive": "7", "6.cfg_low": "2.5", "6.steps": "[1]", "6.shift": "auto"}
+    made = Server().change(graph, given)
+    assert [made[name[0]]["inputs"][name[2:]] for name in given] == [7, "7", 2.5, [1], "auto"]
 
 
 def test_a_canvas_file_is_no_graph():
-    with pytest.raises(qc.QueueError, match=r"is a canvas file: export it with File > Export \(API\)"):
+    with pytest.raises(qc.QueueError, match=r"is no graph in API format: export it with File"):
         qc.read_graph(ROOT / "example_workflows" / "text_to_video.json")
+
+
+def test_a_lost_connection_is_no_end_of_a_file(tmp_path):
+    class Cut(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "10")
+            self.end_headers()
+            self.wfile.write(b"four")
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Cut) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        client = qc.Client(f"127.0.0.1:{server.server_port}")
+        with pytest.raises(qc.UnreachableError, match="the connection was lost 6 bytes before its end"):
+            client.download(qc.File("8", "a.mp4", "", "output"), tmp_path / "a.part")
+        server.shutdown()
+    assert not list(tmp_path.iterdir())
 
 
 # ------------------------------------------------------------------------------------------------ variants
@@ -95,8 +125,8 @@ def test_a_canvas_file_is_no_graph():
 
 def test_a_seed_follows_from_the_name_alone(graph):
     # echo -n dawn | sha256sum
-    assert qc.seed_of("dawn") == 0x8326E09CE4E9
-    assert qc.seed_of("dawn") != qc.seed_of("dusk")
+    assert qv.seed_of("dawn") == 0x8326E09CE4E9
+    assert qv.seed_of("dawn") != qv.seed_of("dusk")
     assert seed_in(variant_graph(graph, name="dawn")) == 0x8326E09CE4E9
     assert seed_in(variant_graph(graph, name="dawn", seed=5)) == 5
     assert seed_in(variant_graph(graph, name="dawn", seed=5, settings={"Sampler.seed": "6"})) == 6
@@ -105,7 +135,7 @@ def test_a_seed_follows_from_the_name_alone(graph):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_prompt_and_seed_are_found_in_the_examples(name):
     made = variant_graph(qc.read_graph(API / f"{name}.json"), name="a", prompt="a pink star", seed=5)
-    assert qc.the_prompt(made) == ("4", "positive")
+    assert qv.the_prompt(made) == ("4", "positive")
     assert made["4"]["inputs"]["positive"] == "a pink star"
     assert seed_in(made) == 5
     assert made["8"]["inputs"]["contact_sheet"] == "beside the video"
@@ -129,7 +159,7 @@ def test_a_seed_is_for_every_sampler(graph):
     graph["60"] = copy.deepcopy(graph["6"])
     made = variant_graph(graph, name="a", seed=5, settings={"60.seed": 6})
     assert (seed_in(made), made["60"]["inputs"]["seed"]) == (5, 6)
-    assert seed_in(variant_graph(graph, name="a")) == qc.seed_of("a")
+    assert seed_in(variant_graph(graph, name="a")) == qv.seed_of("a")
 
 
 def test_two_prompts_must_be_named(graph):
@@ -157,10 +187,10 @@ def test_rows_of_a_table_and_of_a_list_mean_the_same(tmp_path):
     table.write_text('name,prompt,look,seed,Sampler.steps\ndawn,a star,"day, warm colors",5,6\nplain,,,,\n')
     row = {"name": "dawn", "prompt": "a star", "look": ["day", "warm colors"], "seed": 5}
     listed.write_text(json.dumps([{**row, "set": {"Sampler.steps": "6"}}, {"name": "plain"}]))
-    assert qc.read_variants(table) == qc.read_variants(listed)
-    dawn, plain = qc.read_variants(table)
-    assert dawn == qc.Variant("dawn", "a star", ("day", "warm colors"), 5, {"Sampler.steps": "6"})
-    assert plain == qc.Variant("plain")
+    assert qv.read_variants(table) == qv.read_variants(listed)
+    dawn, plain = qv.read_variants(table)
+    assert dawn == qv.Variant("dawn", "a star", ("day", "warm colors"), 5, {"Sampler.steps": "6"})
+    assert plain == qv.Variant("plain")
 
 
 @pytest.mark.parametrize(
@@ -178,24 +208,24 @@ def test_a_wrong_row_is_named(tmp_path, rows, says):
     path = tmp_path / "v.json"
     path.write_text(json.dumps(rows))
     with pytest.raises(qc.QueueError, match=re.escape(says)):
-        qc.read_variants(path)
+        qv.read_variants(path)
 
 
 def test_two_variants_of_one_file_name_are_refused(tmp_path):
-    alike = [qc.Variant("a/b"), qc.Variant("A b")]
+    alike = [qv.Variant("a/b"), qv.Variant("A b")]
     with pytest.raises(qc.QueueError, match="'a/b': the name is there twice, or too like another"):
-        qc.run_variants(Server(), {}, alike, tmp_path)
+        qv.run_variants(Server(), {}, alike, tmp_path)
 
 
 def test_the_example_table_fits_the_example(graph):
-    variants = qc.read_variants(API / "variants.csv")
-    assert len({json.dumps(qc.graph_of(Server(), graph, variant)) for variant in variants}) == len(variants)
+    variants = qv.read_variants(API / "variants.csv")
+    assert len({json.dumps(qv.graph_of(Server(), graph, variant)) for variant in variants}) == len(variants)
 
 
 def test_the_page_shows_what_was_asked_and_what_came_of_it():
     row = {"name": "<dawn>", "prompt": "a & b", "look": ["night"], "seed": 5, "set": {"6.steps": 4}}
     done = {"status": "finished", "file": "a b.mp4", "contact_sheet": "a b.jpg", "seconds": 2.5}
-    page = qc.page_of(
+    page = qv.page_of(
         [
             {**row, **done, "files": ["a b.mp4", "a b.jpg", "more.mp4"]},
             {**row, "name": "lost", "status": "failed", "error": "no <model>"},
@@ -225,6 +255,15 @@ def test_the_canvas_gets_the_graphs_values(graph):
     assert filled == canvas
 
 
+def test_a_canvas_of_older_nodes_is_filled_as_far_as_it_goes():
+    """A seed has its control also where its node does not say so, and a later widget goes behind no gap."""
+    sockets = [{"name": name, "widget": {}} for name in ("noise_seed", "steps", "skipped", "later")]
+    canvas = {"nodes": [{"id": 1, "type": "Old", "inputs": sockets, "widgets_values": [1, "fixed", 2]}]}
+    graph = {"1": {"class_type": "Old", "inputs": {"noise_seed": 7, "steps": 8, "later": 9}}}
+    filled = qc.filled_canvas(canvas, graph, lambda _: {"noise_seed": ["INT", {}]})
+    assert filled["nodes"][0]["widgets_values"] == [7, "fixed", 8]
+
+
 def test_another_graphs_canvas_is_refused(graph):
     canvas = json.loads((ROOT / "example_workflows" / "image_to_video.json").read_text())
     with pytest.raises(qc.QueueError, match="canvas: it has no Empty Video Latent"):
@@ -238,11 +277,11 @@ def test_another_graphs_canvas_is_refused(graph):
 # ------------------------------------------------------------------------------------------------- the pack
 
 
-def test_the_client_is_not_shipped():
-    """It opens connections, for which the registry would flag the pack."""
+def test_the_clients_are_not_shipped():
+    """They open connections, for which the registry would flag the pack."""
     ignored = (ROOT / ".comfyignore").read_text().splitlines()
     left_out = [path for path in ignored if (ROOT / path).is_file()]
-    assert "example_workflows/api/queue_client.py" in left_out
+    assert {f"example_workflows/api/queue_{name}.py" for name in ("client", "variants")} <= set(left_out)
 
 
 def seed_in(graph):
@@ -250,4 +289,4 @@ def seed_in(graph):
 
 
 def variant_graph(graph, **given):
-    return qc.graph_of(Server(), graph, qc.Variant(**given))
+    return qv.graph_of(Server(), graph, qv.Variant(**given))

@@ -78,6 +78,18 @@ def test_the_formula_is_the_count(device, cells, residual, compute, batch):
     assert formula == pytest.approx(counted, rel=0.05)
 
 
+def test_a_compile_that_failed_changes_no_count():
+    """It leaves torch's frame evaluator in place, under which Python holds what a function is given."""
+
+    def backend(*_: object) -> None:
+        raise RuntimeError("no compiler here")
+
+    with pytest.raises(RuntimeError, match="no compiler here"):
+        torch.compile(lambda x: x + 1, backend=backend, fullgraph=True)(torch.ones(1))
+    formula = transformer_bytes(TOY, (5, 32, 32), BF16, BF16, device_type="cpu")
+    assert formula == pytest.approx(peak(TOY, (5, 32, 32), BF16, BF16, device="cpu"), rel=0.05)
+
+
 def test_kept_texts_are_counted():
     network = WanTransformer(TOY, device="meta", dtype=BF16).requires_grad_(False)
     network.attention = attention_kernel

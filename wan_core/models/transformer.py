@@ -384,18 +384,20 @@ class AttentionLayers(nn.Module):
 
     def query(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
         """(B, n, D) to (B, heads, n, d), in the dtype of x."""
-        return self._normed(self.q(x), self.norm_q, rope)
+        return self._normed(self.q, x, self.norm_q, rope)
 
     def keys_values(self, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, n, D) to twice (B, heads, n, d), in the dtype of x."""
-        return self._normed(self.k(x), self.norm_k, rope), self._heads(self.v(x))
+        return self._normed(self.k, x, self.norm_k, rope), self._heads(self.v(x))
 
     def out(self, x: Tensor) -> Tensor:
         """What attention gave, (B, heads, n, d), to (B, n, D)."""
         return self.o(x.transpose(1, 2).flatten(2))
 
-    def _normed(self, x: Tensor, norm: nn.Module, rope: Tensor | None) -> Tensor:
-        dtype, x = x.dtype, x.float()  # in one name each: what is not needed any more is let go
+    def _normed(self, layer: nn.Module, x: Tensor, norm: nn.Module, rope: Tensor | None) -> Tensor:
+        # In one name each, and made here: what is not needed any more is let go, of which Python would hold
+        # an argument where a frame evaluator is in place, as a failed torch.compile leaves it.
+        dtype, x = x.dtype, layer(x).float()
         x = norm(x)
         if rope is not None:
             x = apply_rope(x.unflatten(2, (self.num_heads, -1)), rope).flatten(2)

@@ -112,7 +112,11 @@ def preview_frames(latent: Tensor, rgb: LatentRgb | None = None) -> Tensor:
     rgb: of the VAE it was made for; None: of the released VAE with that many channels.
     """
     rgb = RELEASED_RGB[latent.shape[0]] if rgb is None else rgb
-    factors, bias = latent.new_tensor(rgb.factors), latent.new_tensor(rgb.bias)
+    # Not waited for: by the time a GPU had taken these in, the next step's kernels would stand in front.
+    factors, bias = (
+        torch.tensor(part, dtype=latent.dtype).to(latent.device, non_blocking=True)
+        for part in (rgb.factors, rgb.bias)
+    )
     colour = torch.einsum("cfhw,cr->fhwr", latent, factors) + bias
     return colour.add(1.0).mul(127.5).clamp(0.0, 255.0).round().to(torch.uint8).cpu()
 

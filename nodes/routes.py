@@ -61,10 +61,10 @@ def size_answer(query: Query) -> dict[str, Any]:
     """What `?task&width&height&frames` come to; with `follows=1` the size is a picture's."""
     variant = variant_for_task(query.get("task", VARIANTS[0].task))
     sides = {name: number(query, name, int) for name in ("width", "height", "frames")}
-    released = Request.for_variant(variant, "")
-    asked = ClipSize(*(getattr(released, name) if side is None else side for name, side in sides.items()))
+    request = Request.for_variant(variant, "")
+    asked = ClipSize(*(getattr(request, name) if side is None else side for name, side in sides.items()))
     used = asked.fitted(variant)
-    latent = replace(released, width=used.width, height=used.height, frames=used.frames).latent_shape(variant)
+    latent = replace(request, width=used.width, height=used.height, frames=used.frames).latent_shape(variant)
     length = f"{used.frames} frames, {used.frames / variant.fps:.1f} s at {variant.fps} fps"
     if query.get("follows") == "1":
         line = f"{length}, in the picture's aspect"

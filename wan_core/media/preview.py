@@ -112,9 +112,10 @@ def preview_frames(latent: Tensor, rgb: LatentRgb | None = None) -> Tensor:
     rgb: of the VAE it was made for; None: of the released VAE with that many channels.
     """
     rgb = RELEASED_RGB[latent.shape[0]] if rgb is None else rgb
-    # Not waited for: by the time a GPU had taken these in, the next step's kernels would stand in front.
+    # Not waited for: by the time a GPU had taken these in, the next step's kernels would stand in front. On
+    # other devices, such as Apple's, that is not sound.
     factors, bias = (
-        torch.tensor(part, dtype=latent.dtype).to(latent.device, non_blocking=True)
+        torch.tensor(part, dtype=latent.dtype).to(latent.device, non_blocking=latent.is_cuda)
         for part in (rgb.factors, rgb.bias)
     )
     colour = torch.einsum("cfhw,cr->fhwr", latent, factors) + bias

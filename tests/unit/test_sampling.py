@@ -336,6 +336,7 @@ def test_a_mask_with_an_area_is_read_at_each_tokens_first_cell():
     given = Conditioning(clean_latent=torch.zeros(1, 3, 2, 2, 8), denoise_mask=mask)
     latent = torch.ones(2, 3, 2, 2, 8)
     assert given.timesteps(800, latent).tolist() == [[0, 0, 400, 800] * 2] * 2
+    assert given.timesteps(2500 / 3, latent).tolist() == [[0, 0, 1250 / 3, 2500 / 3] * 2] * 2
     assert given.keep_clean(latent)[1, 2, 1, 0].tolist() == [0, 0, 0, 0, 0.5, 0.5, 1, 1]
     assert given.model_input(latent) is latent
 

@@ -102,6 +102,16 @@ def test_a_preset_fills_the_widgets_and_is_named_until_they_change(graph: Canvas
     graph.wait_for("() => preset() === 'released'")
 
 
+def test_keys_pressed_in_a_panels_select_are_no_shortcuts(graph: Canvas) -> None:
+    graph.page.evaluate("(type) => app.canvas.selectNode(here(type))", SAMPLER)
+    graph.page.evaluate("(type) => panel(type, 'plan').querySelector('select').focus()", SAMPLER)
+    graph.page.keyboard.press("Delete")
+    graph.page.keyboard.press("d")
+    graph.wait_for("() => preset() === 'distilled-4'")
+    graph.page.keyboard.press("Control+z")
+    graph.wait_for("() => preset() === 'custom'")
+
+
 def test_a_presets_numbers_follow_the_model_and_the_users_stay(graph: Canvas) -> None:
     graph.set_widgets(SAMPLER, **dict(zip(NUMBERS, preset_values("t2v", "draft"), strict=True)))
     graph.wait_for("() => preset() === 'draft'")

@@ -6,7 +6,7 @@
  */
 
 import { app } from "../../../scripts/app.js";
-import { addElement, addStyle, ask, valueOf, watch } from "./shared/graph.mjs";
+import { addElement, addStyle, ask, lastOnly, valueOf, watch } from "./shared/graph.mjs";
 import { drawLook } from "./shared/look.mjs";
 
 const NODE = "WanCoreAesthetic";
@@ -70,13 +70,13 @@ function addCard(node) {
   card.root.style.minHeight = `${HEIGHT - MARGINS}px`;
   const [width, height] = node.computeSize();
   node.setSize([Math.max(width, WIDTH), height]); // a new node; a saved one has its own size set after this
-  let asked = 0;
+  const question = lastOnly();
   watch(node, () => choicesOf(node), (choices) => {
     card.draw(choices);
-    const turn = ++asked;
+    const isLast = question();
     tellAbout(choices)
-      .then((told) => turn === asked && card.tell(told))
-      .catch((error) => turn === asked && card.fail(error.message));
+      .then((told) => isLast() && card.tell(told))
+      .catch((error) => isLast() && card.fail(error.message));
   });
   const before = node.onExecuted;
   node.onExecuted = function (output) {

@@ -5,6 +5,7 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { addElement, addStyle, valueOf, watch, whenGone } from "./shared/graph.mjs";
+import { keepKeys } from "./shared/panel.mjs";
 import { empty, Playback } from "./shared/playback.mjs";
 
 const NODE = "WanCoreCompare";
@@ -76,7 +77,7 @@ app.registerExtension({
     watch(node, labels, (told) => player.setLabels(told));
     watch(node, () => node.properties.view ?? SIDE_BY_SIDE, (view) => player.setView(view));
     watch(node, () => outputOf(node), (output) => output?.compare && player.show(output));
-    watch(node, () => player.root.isConnected, () => player.playback.wake());
+    watch(node, () => player.playback.canWake, (can) => can && player.playback.wake());
     whenGone(node, () => player.close());
   },
 });
@@ -188,6 +189,7 @@ class Player {
     const choose = (event) => (this.playback.speed = Number(event.target.value));
     const select = make("select", { className: "speed", title: "Speed", onchange: choose }, ...options);
     select.value = "1";
+    keepKeys(select);
     return select;
   }
 

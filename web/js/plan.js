@@ -6,7 +6,7 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { colourOf, drawPlan, stepAt, wordsOf } from "./shared/chart.mjs";
-import { addElement, ask, fillWidgets, findNode, valueOf, watch, widget } from "./shared/graph.mjs";
+import { addElement, ask, fillWidgets, findNode, lastOnly, valueOf, watch, widget } from "./shared/graph.mjs";
 import { askOnce, modelFile, modelLoader } from "./shared/model.mjs";
 import { makePanel, showOptions, words, wrongWords } from "./shared/panel.mjs";
 
@@ -59,7 +59,7 @@ class PlanPanel {
     this.trouble = ""; // what keeps the model from being known
     this.marker = null;
     this.pointed = null;
-    this.questions = 0;
+    this.question = lastOnly();
     this.build();
     addElement(node, "plan", this.element, { height: HEIGHT, width: WIDTH });
     this.neverChangeLoadedNumbers();
@@ -103,21 +103,20 @@ class PlanPanel {
 
   /** Shows what the node is set to now. An answer that was overtaken by a later question is left aside. */
   async follow(settings) {
-    this.questions += 1;
-    const question = this.questions;
+    const isLast = this.question();
     try {
       const [presets, { task, trouble }] = await Promise.all([askOnce("presets"), taskOf(settings)]);
-      if (question !== this.questions) return;
+      if (!isLast()) return;
       this.presets = presets;
       this.trouble = trouble;
       if (this.changeTask(task)) return; // the numbers have changed, and are looked at next
       this.showPreset();
       const plan = await ask("plan", { task: this.task ?? DEFAULT_TASK, ...scheduleOf(settings) });
-      if (question !== this.questions) return;
+      if (!isLast()) return;
       this.plan = plan;
       this.draw();
     } catch (error) {
-      if (question === this.questions) this.fail(error.message);
+      if (isLast()) this.fail(error.message);
     }
   }
 

@@ -5,10 +5,11 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
-import { addStyle, findNode, isExposed, leaveToCanvas, whenGone } from "./shared/graph.mjs";
+import { addStyle, findNode, isExposed, leaveToCanvas, valueOf, whenGone } from "./shared/graph.mjs";
 
 const SAMPLER = "WanCoreSampler";
 const OURS = "WanCore";
+const NONE = "none"; // of the Sampler's `preview`
 const WIDGET = "wancore preview";
 const CORE_WIDGET = "$$canvas-image-preview";
 const LEAST = 120; // pixels high
@@ -145,10 +146,15 @@ function onText({ detail }) {
   for (const { node } of way.slice(0, -1)) placeOn(node).say(detail.text.split("\n")[0]);
 }
 
+/** A new run dims the last one's picture, and takes it off where no other will come. */
 function onStep({ detail }) {
   if (detail.index >= 0) return;
-  for (const { node } of onTheWay(detail.node)) {
-    if (places.has(node)) places.get(node).image.style.opacity = WAITING;
+  const way = onTheWay(detail.node);
+  const sampler = way.at(-1).node;
+  const comes = sampler && valueOf(sampler, "preview") !== NONE;
+  for (const { node } of way) {
+    if (!comes) remove(node);
+    else if (places.has(node)) places.get(node).image.style.opacity = WAITING;
   }
 }
 

@@ -1,7 +1,16 @@
 /** On nodes that have a size: those that the model was trained on, to choose from, and what it comes to. */
 
 import { app } from "../../../scripts/app.js";
-import { addElement, ask, fillWidgets, sourceOf, targetsOf, valueOf, watch } from "./shared/graph.mjs";
+import {
+  addElement,
+  ask,
+  fillWidgets,
+  lastOnly,
+  sourceOf,
+  targetsOf,
+  valueOf,
+  watch,
+} from "./shared/graph.mjs";
 import { askOnce, modelFile } from "./shared/model.mjs";
 import { makePanel, showOptions, words, wrongWords } from "./shared/panel.mjs";
 
@@ -23,7 +32,7 @@ app.registerExtension({
 class SizePanel {
   constructor(node) {
     this.node = node;
-    this.questions = 0;
+    this.question = lastOnly();
     Object.assign(this, makePanel("Size", (size) => this.fill(size)));
     addElement(node, "trained_sizes", this.element, { height: HEIGHT, width: WIDTH });
     watch(node, () => this.settings(), (settings) => this.follow(settings));
@@ -40,16 +49,15 @@ class SizePanel {
 
   /** Shows what the node is set to now. An answer that was overtaken by a later question is left aside. */
   async follow(settings) {
-    this.questions += 1;
-    const question = this.questions;
+    const isLast = this.question();
     try {
       const kind = await kindOf(settings);
-      if (question !== this.questions) return;
+      if (!isLast()) return;
       this.showSizes(settings, kind);
       const text = await described(settings, kind.task);
-      if (question === this.questions) this.line.replaceChildren(words(text));
+      if (isLast()) this.line.replaceChildren(words(text));
     } catch (error) {
-      if (question === this.questions) this.line.replaceChildren(wrongWords(error.message));
+      if (isLast()) this.line.replaceChildren(wrongWords(error.message));
     }
   }
 

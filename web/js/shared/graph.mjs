@@ -146,6 +146,19 @@ export function addStyle(rules) {
 }
 
 /**
+ * For answers that may overtake each other.
+ * @returns {() => () => boolean} to call at each question; what it gives says if that is still the last one
+ */
+export function lastOnly() {
+  let last = 0;
+  return () => {
+    last += 1;
+    const mine = last;
+    return () => mine === last;
+  };
+}
+
+/**
  * Asks the pack's server side a question.
  * @param {string} path what follows `/wancore/`
  * @param {Object<string, string | number>} query
@@ -166,7 +179,7 @@ const open = new Set(); // those of them that are in the open workflow
 
 /**
  * Calls `changed` with what `read` gives, at once and each time it gives something else, for as long as the
- * node is in a graph: by whatever way the change came about, a click, a link, undo or another pack.
+ * node is in the open workflow: by whatever way the change came about, a click, a link, undo, another pack.
  * @param {object} node
  * @param {() => *} read cheap; what it gives must fit JSON
  * @param {(value: *) => void} changed

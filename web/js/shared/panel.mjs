@@ -28,7 +28,19 @@ export function makePanel(label, chosen) {
   element.querySelector("span").textContent = label;
   const select = element.querySelector("select");
   select.addEventListener("change", () => chosen(select.value));
+  keepKeys(select);
   return { element, select, line: element.querySelector(".line") };
+}
+
+/**
+ * Leaves the keys pressed in a select to it, to look for an option by its first letters: ComfyUI has
+ * shortcuts of one letter, and Delete would take the node. Those with Ctrl, as for undo, go on.
+ * @param {HTMLSelectElement} select
+ */
+export function keepKeys(select) {
+  select.addEventListener("keydown", (event) => {
+    if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation();
+  });
 }
 
 /**

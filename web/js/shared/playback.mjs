@@ -56,9 +56,18 @@ export class Playback {
     this.wake();
   }
 
-  /** Goes on where it stood still because the videos were not on the page. */
+  /** Whether it stands still because the videos were not on the page, and they are now. */
+  get canWake() {
+    return this.playing && !this.ticking && this.isOnPage;
+  }
+
+  get isOnPage() {
+    return this.videos.every((video) => video.isConnected);
+  }
+
+  /** Goes on after that. */
   wake() {
-    if (!this.playing || this.ticking) return;
+    if (this.ticking) return;
     this.ticking = true;
     this.last = performance.now();
     requestAnimationFrame((now) => this.#tick(now));
@@ -82,7 +91,7 @@ export class Playback {
   }
 
   #tick(now) {
-    this.ticking = this.playing && this.videos.every((video) => video.isConnected);
+    this.ticking = this.playing && this.isOnPage;
     if (!this.ticking) return;
     const passed = ((now - this.last) / 1000) * this.speed;
     this.last = now;

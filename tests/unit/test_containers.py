@@ -108,6 +108,21 @@ def test_a_file_larger_than_memory_is_mapped(tmp_path: Path):
     assert value[-1] == 0
 
 
+def test_what_torch_says_of_a_pth_is_told_without_its_folders(tmp_path: Path, monkeypatch):
+    path = tmp_path / "a.pth"
+    torch.save({"a": torch.ones(4)}, path)
+
+    def load(*_: object, **__: object) -> None:
+        raise RuntimeError(f"unable to open file <{path}> in read-only mode")
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(
+        WanError, match=r"a\.pth: torch cannot read it \(unable to open file <a\.pth>"
+    ) as error:
+        read_header(path)
+    assert str(tmp_path) not in str(error.value)
+
+
 def test_a_pth_larger_than_memory_says_what_to_choose(tmp_path: Path):
     """torch maps it in the way that Linux counts; a hole in the archive makes it large."""
     torch.save({"a": torch.ones(4)}, tmp_path / "a.pth")

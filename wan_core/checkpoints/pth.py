@@ -135,7 +135,8 @@ def _load(path: Path, device: str) -> object:
                 f"{shown_file(path)}: {path.stat().st_size:,} bytes, and torch maps a .pth only where "
                 "memory is as large; choose the .safetensors of this model"
             ) from error
-        reason = shown(str(error).split("\n")[0])
+        # A message travels, into a saved video or to a page; the folders of whoever runs this stay here.
+        reason = shown(str(error).split("\n")[0].replace(str(path), shown_file(path)))
         raise WanError(f"{shown_file(path)}: torch cannot read it ({reason}); {DAMAGED}") from error
 
 

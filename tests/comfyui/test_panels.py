@@ -102,6 +102,27 @@ def test_a_preset_fills_the_widgets_and_is_named_until_they_change(graph: Canvas
     graph.wait_for("() => preset() === 'released'")
 
 
+def test_a_run_without_preview_takes_the_last_ones_picture_off(graph: Canvas) -> None:
+    graph.page.evaluate(PREVIEW_INSIDE, SAMPLER)
+    shown = (
+        "() => app.graph.nodes.some((node) => node.widgets?.some((one) => one.name === 'wancore preview'))"
+    )
+    assert graph.page.evaluate(shown)
+    told = """
+    (preview) => {
+      const host = app.graph.nodes.find((node) => node.isSubgraphNode());
+      const [sampler] = host.subgraph.nodes;
+      sampler.widgets.find((one) => one.name === "preview").value = preview;
+      const node = `${host.id}:${sampler.id}`;
+      app.api.dispatchCustomEvent("wancore.step", { node, index: -1, total: 4, sigma: 1 });
+    }
+    """
+    graph.page.evaluate(told, "animated")
+    assert graph.page.evaluate(shown)
+    graph.page.evaluate(told, "none")
+    assert not graph.page.evaluate(shown)
+
+
 def test_keys_pressed_in_a_panels_select_are_no_shortcuts(graph: Canvas) -> None:
     graph.page.evaluate("(type) => app.canvas.selectNode(here(type))", SAMPLER)
     graph.page.evaluate("(type) => panel(type, 'plan').querySelector('select').focus()", SAMPLER)

@@ -50,6 +50,13 @@ def test_none_is_refused_by_its_base_name() -> None:
         local_name("a\\gone.gguf", FILES)
 
 
+def test_a_name_nobody_has_vetted_fits_one_line() -> None:
+    with pytest.raises(WanError) as error:
+        local_name("a\nb/" + "c" * 10_000, FILES)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
 def test_several_are_refused_by_naming_them() -> None:
     with pytest.raises(WanError, match=r"one/vae\.safetensors and two/vae\.safetensors are called so"):
         local_name("vae.safetensors", FILES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from ..errors import WanError
+from ..errors import WanError, shown
 
 
 def local_name(name: str, files: Iterable[str]) -> str:
@@ -15,11 +15,13 @@ def local_name(name: str, files: Iterable[str]) -> str:
     """
     found = named_alike(name, files)
     if not found:
+        called = shown(_parts(name)[-1])
         raise WanError(
-            f"{name}: no file in the list is called {_parts(name)[-1]}; choose another or refresh the list"
+            f"{shown(name)}: no file in the list is called {called}; choose another or refresh the list"
         )
     if len(found) > 1:
-        raise WanError(f"{name}: {' and '.join(found)} are called so; choose the one that is meant")
+        several = " and ".join(shown(file) for file in found)
+        raise WanError(f"{shown(name)}: {several} are called so; choose the one that is meant")
     return found[0]
 
 

@@ -160,7 +160,13 @@ def test_a_node_that_fails_is_named(client: Any, small: dict[str, Any]) -> None:
 def test_ctrl_c_cancels_its_own_job(server: ComfyServer, client: Any) -> None:
     graph = str(CLIENT.with_name("text_to_video.json"))
     words = command(server, graph, *in_words({**LONG, "Sampler.seed": 72}))
-    running = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    # A job started in the background by a shell ignores SIGINT, and its children with it: give it back.
+    running = subprocess.Popen(
+        words,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     first = running.stderr.readline()
     prompt_id = re.fullmatch(r"queued as (\S+)\n", first)[1]
     until(lambda: client._job(prompt_id)["status"] == "in_progress")

@@ -5,6 +5,7 @@ pytest tests/comfyui/test_text_to_video.py
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import re
@@ -104,8 +105,16 @@ def test_the_node_says_who_works(run: Run) -> None:
     assert re.fullmatch(LOADING.format("low"), said[14])  # after thirteen steps
     assert re.fullmatch(r"high-noise expert, step 13 of 20, \d+\.\d s per step, \d+:\d\d left", said[13])
     assert re.fullmatch(r"low-noise expert, step 20 of 20, \d+\.\d s per step, \d+:\d\d in all", said[-1])
-    assert [text for node, text in run.texts if node == "4"][1] == "encoding the prompt"
     assert [text for node, text in run.texts if node == "7"][-1].startswith("decoding 5 of 5")
+
+
+def test_the_text_node_says_what_it_does(server: ComfyServer, example: dict[str, Any]) -> None:
+    graph = {key: copy.deepcopy(example[key]) for key in ("2", "4")}
+    graph["4"]["inputs"]["positive"] = "a text that was not encoded before"
+    graph["9"] = {"class_type": "PreviewAny", "inputs": {"source": ["4", 0]}}
+    said = [text for node, text in server.run(graph).texts if node == "4"]
+    assert said[0].startswith("loading the text encoder: ")
+    assert said[1] == "encoding the prompt"
 
 
 def test_the_plan_says_where_the_switch_falls(run: Run) -> None:

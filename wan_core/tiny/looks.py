@@ -8,19 +8,16 @@ noise: the light and the background that the pixels show, and what of colour, sh
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import logging
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 
 from ..aesthetic import compose
-from ..pipeline import Pipeline, load_pipeline
-from . import DEFAULTS, weights_dir
+from ..pipeline import Pipeline
 from .captions import caption, said
+from .comparison import run_comparison
 from .evaluate import ASKED, Case, make
 from .measure import measure
 from .scenes import BACKGROUNDS, LIGHTS, held_out, random_scene
@@ -63,21 +60,5 @@ def compare(pipeline: Pipeline, cases: list[Case]) -> dict[str, dict[str, float]
     return figures
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--prompts", type=int, default=24, help="how many (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    args = parser.parse_args()
-    logging.basicConfig(format="%(message)s")
-    log.setLevel(logging.INFO)
-    figures = compare(load_pipeline(weights_dir(), task="t2v"), unlit_cases(args.prompts, args.seed))
-    if args.json:
-        told = {"prompts": args.prompts, "seed": args.seed, "steps": DEFAULTS["steps"], **figures}
-        args.json.write_text(json.dumps(told, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    run_comparison(__doc__, unlit_cases, compare)

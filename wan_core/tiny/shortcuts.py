@@ -9,19 +9,17 @@ relative L2 of the latent), and what of colour, shape and motion is still right.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from ..pipeline import Pipeline, load_pipeline
+from ..pipeline import Pipeline
 from ..sampling import StepInfo
-from . import DEFAULTS, weights_dir
+from .comparison import run_comparison
 from .evaluate import Case, score, text_cases
 from .measure import psnr
 
@@ -81,22 +79,5 @@ def words(shortcut: Mapping[str, float | str]) -> str:
     return " ".join(f"--{name.replace('_', '-')} {json.dumps(value)}" for name, value in shortcut.items())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--prompts", type=int, default=24, help="how many (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    args = parser.parse_args()
-    logging.basicConfig(format="%(message)s")
-    log.setLevel(logging.INFO)
-    pipeline = load_pipeline(weights_dir(), task="t2v")
-    figures = compare(pipeline, text_cases(args.prompts, args.seed))
-    if args.json:
-        told = {"prompts": args.prompts, "seed": args.seed, "steps": DEFAULTS["steps"], **figures}
-        args.json.write_text(json.dumps(told, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    run_comparison(__doc__, text_cases, compare)

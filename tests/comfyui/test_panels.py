@@ -67,6 +67,9 @@ def graph(canvas: Canvas) -> Canvas:
 @pytest.mark.parametrize(
     "numbers",
     [
+        {"steps": 12, "shift": 8.0, "boundary": 0.875, "scheduler": "unipc"},
+        # where float32 would say 875 and with it the other expert
+        {"steps": 10, "shift": 3.0, "boundary": 0.875, "scheduler": "dpm++"},
         {"steps": 7, "shift": 5.5, "boundary": 0.6, "scheduler": "euler"},
         {"steps": 4, "shift": 5.0, "boundary": 0.9, "scheduler": "flowmatch_euler"},
     ],

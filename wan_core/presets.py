@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from .errors import WanError
@@ -87,34 +87,26 @@ def _distilled_4(variant: Variant) -> Preset:
 
 def _three_phase(variant: Variant) -> Preset:
     # Guidance 3.5 on the first steps is what Wan2GP's three-phase profiles take, for T2V and I2V alike.
-    return Preset(
-        task=variant.task,
+    return replace(
+        _distilled_4(variant),
         name=THREE_PHASE,
         title="Distilled, three phases",
         note="For the 4-step LoRAs, with more motion: guidance on the first two of 8 steps, then none; a "
         "lower LoRA strength for the high-noise expert helps further.",
         steps=8,
-        shift=5.0,
-        boundary=variant.boundary,
         guidance_scale_high=3.5,
-        guidance_scale_low=1.0,
-        scheduler="flowmatch_euler",
         cfg_steps=2,
     )
 
 
 def _draft(variant: Variant) -> Preset:
     steps = variant.steps * 2 // 5
-    return Preset(
-        task=variant.task,
+    return replace(
+        _released(variant),
         name=DRAFT,
         title="Draft",
         note=f"{steps} steps instead of {variant.steps}, all else as released: to choose a prompt or a seed.",
         steps=steps,
-        shift=variant.shift,
-        boundary=variant.boundary,
-        guidance_scale_high=variant.guidance_scale_high,
-        guidance_scale_low=variant.guidance_scale_low,
     )
 
 

@@ -88,7 +88,8 @@ def walk(high: Path, low: Path, size: int, threads: int) -> tuple[Walk]:
     """Sample with two experts as the pipeline does."""
     torch.set_num_threads(threads)
     experts = {HIGH_NOISE: open_checkpoint(high), LOW_NOISE: open_checkpoint(low)}
-    pipeline = Pipeline(T2V_A14B, experts, None, None, None, torch.device("cpu"), torch.float32)  # type: ignore[arg-type]
+    unused: Any = None  # sampling asks for the experts alone
+    pipeline = Pipeline(T2V_A14B, experts, unused, unused, unused, torch.device("cpu"), torch.float32)
     request = Request.for_variant(
         T2V_A14B,
         "",

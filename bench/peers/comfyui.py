@@ -73,7 +73,7 @@ class _Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
         module = types.ModuleType(spec.name)
-        module.__getattr__ = lambda _: MagicMock()  # type: ignore[method-assign]
+        vars(module)["__getattr__"] = lambda _: MagicMock()
         return module
 
     def exec_module(self, module: types.ModuleType) -> None:

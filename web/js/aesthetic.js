@@ -6,7 +6,7 @@
  */
 
 import { app } from "../../../scripts/app.js";
-import { addElement, addStyle, ask, lastOnly, valueOf, watch } from "./shared/graph.mjs";
+import { addElement, addStyle, afterRun, ask, lastOnly, valueOf, watch } from "./shared/graph.mjs";
 import { drawLook } from "./shared/look.mjs";
 
 const NODE = "WanCoreAesthetic";
@@ -78,12 +78,10 @@ function addCard(node) {
       .then((told) => isLast() && card.tell(told))
       .catch((error) => isLast() && card.fail(error.message));
   });
-  const before = node.onExecuted;
-  node.onExecuted = function (output) {
-    before?.call(this, output);
+  afterRun(node, (output) => {
     const said = output?.text?.[0];
     if (typeof said === "string") card.say(said);
-  };
+  });
 }
 
 /** What is chosen, by widget; what another node works out during the run is left out. */

@@ -5,7 +5,7 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
-import { addStyle, findNode, isExposed, leaveToCanvas, valueOf, whenGone } from "./shared/graph.mjs";
+import { addStyle, findNode, growToFit, isExposed, leaveToCanvas, valueOf, whenGone } from "./shared/graph.mjs";
 
 const SAMPLER = "WanCoreSampler";
 const OURS = "WanCore";
@@ -78,8 +78,7 @@ class Place {
 
   /** Makes the node as high as what is on it; one that the user made higher stays so. */
   grow() {
-    const [, needed] = this.node.computeSize();
-    if (this.node.size[1] < needed) this.node.setSize([this.node.size[0], needed]);
+    growToFit(this.node);
     app.canvas?.setDirty(true, true);
   }
 }

@@ -4,6 +4,7 @@
  */
 
 import { app } from "../../../scripts/app.js";
+import { afterRun, growToFit } from "./shared/graph.mjs";
 
 const NODE = "WanCoreSaveVideo";
 const LOOK_MS = 100;
@@ -13,12 +14,10 @@ app.registerExtension({
   name: "WanCore.SaveVideo",
   nodeCreated(node) {
     if (node.comfyClass !== NODE) return;
-    const before = node.onExecuted;
-    node.onExecuted = (output) => {
-      before?.call(node, output);
+    afterRun(node, (output) => {
       const filename = output?.images?.[0]?.filename;
       if (filename) start(node, String(new URLSearchParams({ filename })), LOOKS);
-    };
+    });
   },
 });
 
@@ -40,6 +39,6 @@ function play(node, video) {
   Object.assign(video, { muted: true, loop: true });
   video.play().catch(() => {}); // a browser that wants a click first shows the controls
   if (LiteGraph.vueNodesMode) return;
-  node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
+  growToFit(node);
   node.graph?.setDirtyCanvas(true, true);
 }

@@ -6,7 +6,7 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { remove as removePreview } from "./preview.js";
-import { addElement, findNode, isExposed, whenGone } from "./shared/graph.mjs";
+import { addElement, findNode, growToFit, isExposed, whenGone } from "./shared/graph.mjs";
 import { empty } from "./shared/playback.mjs";
 
 const SAVE_VIDEO = "WanCoreSaveVideo";
@@ -41,7 +41,7 @@ function show(parts, file) {
     // The classic canvas gives it a place of its height less a margin.
     video.style.minHeight = LiteGraph.vueNodesMode ? `${HEIGHT}px` : "0";
     video.src = api.apiURL(`/view?${new URLSearchParams(file)}`);
-    node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
+    growToFit(node);
   }
   app.canvas.setDirty(true, true);
 }

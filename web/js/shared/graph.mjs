@@ -129,10 +129,34 @@ export function addElement(node, name, element, { height, width = 0, grows = fal
   });
   made.serialize = false; // not in the saved graph
   // A saved graph gives its own size later; the classic canvas would let a new node's element hang out of it.
-  node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], node.computeSize()[1])]);
+  growToFit(node, width);
   watch(node, () => element.isConnected, (connected) => connected || takePlace(node, name, element));
   leaveToCanvas(element);
   return made;
+}
+
+/**
+ * Makes a node as high as what is on it; one that the user made larger stays so.
+ * @param {object} node
+ * @param {number} [width] how wide it is at least
+ */
+export function growToFit(node, width = 0) {
+  const [wide, high] = node.size;
+  const needed = node.computeSize()[1];
+  if (wide < width || high < needed) node.setSize([Math.max(wide, width), Math.max(high, needed)]);
+}
+
+/**
+ * Calls `action` with what each run of a node shows, after whatever else hears of it.
+ * @param {object} node
+ * @param {(output: object | undefined) => void} action
+ */
+export function afterRun(node, action) {
+  const before = node.onExecuted;
+  node.onExecuted = (output) => {
+    before?.call(node, output);
+    action(output);
+  };
 }
 
 /**
